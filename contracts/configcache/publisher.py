@@ -1,0 +1,236 @@
+"""
+Publish commands: confirmed by the broker and routed to a queue, or a typed error within a bounded time.
+
+Producers declare nothing: exchange and queue come from ``configcache topology``. Nothing is kept here for later; a
+producer that must not lose a command to its own crash writes it to its database first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Awaitable
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from aio_pika import DeliveryMode, Message
+from aio_pika.exceptions import (
+    CONNECTION_EXCEPTIONS,
+    ChannelInvalidStateError,
+    ChannelNotFoundEntity,
+    DeliveryError,
+)
+from aio_pika.exceptions import PublishError as ReturnedByBroker
+from aiormq.exceptions import ChannelAccessRefused
+
+from configcache import wire
+from configcache.connection import (
+    Supervisor,
+    broker_errors,
+    cancellation_requested,
+    check_url,
+    close_connection,
+    connect,
+    describe,
+)
+from configcache.errors import BrokerUnavailable, PublishError, Refused, Unroutable
+from configcache.topology import COMMAND_EXCHANGE, COMMAND_ROUTING_KEY
+
+if TYPE_CHECKING:
+    from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
+
+    from configcache.command import ClearConfigurationCache
+
+__all__ = ["BrokerUnavailable", "PublishError", "Publisher", "Refused", "Unroutable"]
+
+_log = logging.getLogger(__name__)
+
+# A broker that has fallen silent is noticed after three of these.
+_HEARTBEAT_S: Final = 10
+
+
+class Publisher:
+    """
+    Publishes commands over one connection, which it keeps alive in the background::
+
+        async with Publisher(url="amqp://user:password@broker/vhost") as publisher:
+            await publisher.publish(ClearConfigurationCache.for_all("WebClient", "Web"))
+
+    Keep one for the life of the service. Any number of tasks may publish at once. The broker need not be there when
+    it starts.
+
+    Args:
+        url: The broker's.
+        timeout_s: The longest :meth:`publish` takes, connecting included.
+        app_id: The name of your service: on each message, and on the connection as the broker shows it.
+
+    Raises:
+        ValueError: The URL is none, or the timeout is not positive.
+    """
+
+    def __init__(self, *, url: str, timeout_s: float = 5.0, app_id: str | None = None) -> None:
+        check_url(url)
+        if timeout_s <= 0:
+            raise ValueError(f"timeout_s must be positive, not {timeout_s!r}")
+        self._url = url
+        self._timeout_s = timeout_s
+        self._app_id = app_id
+        self._supervisor = Supervisor(
+            name="publisher", open=self._open_session, on_failure=self._note_failure
+        )
+        self._running: asyncio.Task[None] | None = None
+        self._last_failure: BaseException | None = None
+
+    def __repr__(self) -> str:
+        return f"<Publisher to {check_url(self._url).host!r}, {self._supervisor!r}>"
+
+    async def __aenter__(self) -> Self:
+        self._running = asyncio.create_task(self._supervisor.run(), name="publisher")
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._supervisor.stop()
+        if self._running is not None:
+            await self._running
+
+    async def publish(self, command: ClearConfigurationCache) -> None:
+        """
+        Publish *command*. When this returns, the broker has it on disk, in a queue.
+
+        If the connection is lost meanwhile, it is published again over the next one while time is left. So it may
+        arrive twice, and after an error it may have arrived all the same: clearing twice does no harm.
+
+        Raises:
+            Unroutable: No queue is bound. The set-up is missing.
+            Refused: The broker said no: a right, the exchange or room is missing.
+            BrokerUnavailable: No answer within the timeout. The text says what is known about the reason.
+        """
+        if self._running is None:
+            raise RuntimeError("use the publisher within `async with`")
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._publish_until_confirmed(wire.encode(command))
+        except TimeoutError as error:
+            raise self._out_of_time() from error
+
+    async def _publish_until_confirmed(self, body: bytes) -> None:
+        session = await self._supervisor.session()
+        while True:
+            try:
+                await session.publish(self._message(body))
+            except BrokerUnavailable:
+                session = await self._supervisor.session(after=session)
+            else:
+                return
+
+    def _message(self, body: bytes) -> Message:
+        return Message(
+            body,
+            content_type=wire.COMMAND_PROPERTIES.content_type,
+            type=wire.COMMAND_PROPERTIES.type,
+            # Unique for every publish: the driver tells returned messages apart by nothing else.
+            message_id=uuid.uuid4().hex,
+            delivery_mode=DeliveryMode.PERSISTENT,
+            app_id=self._app_id,
+            headers={"published-at": time.time_ns() // 1_000_000},
+        )
+
+    def _out_of_time(self) -> PublishError:
+        """Tell why no answer came: that there is no connection and why, or that the broker is silent."""
+        failure = self._last_failure
+        if self._supervisor.current is not None or failure is None:
+            return BrokerUnavailable(
+                f"the broker did not confirm the command within {self._timeout_s:g} s;"
+                " it may be blocked by an alarm, or unreachable"
+            )
+        kind = Refused if isinstance(failure, Refused) else BrokerUnavailable
+        return kind(f"no connection within {self._timeout_s:g} s; the last attempt: {failure}")
+
+    async def _open_session(self) -> _Session:
+        connection = await connect(
+            self._url,
+            name=self._app_id or "configcache publisher",
+            timeout_s=self._timeout_s,
+            heartbeat_s=_HEARTBEAT_S,
+        )
+        try:
+            with broker_errors("cannot open a channel"):
+                async with asyncio.timeout(self._timeout_s):
+                    return await _Session.open(connection)
+        except BaseException:
+            await close_connection(connection)
+            raise
+
+    def _note_failure(self, attempt: int, delay_s: float, cause: BaseException) -> None:
+        self._last_failure = cause
+        _log.warning("broker unavailable, attempt %d, next in %.2f s: %s", attempt, delay_s, cause)
+
+
+class _Session:
+    """One connection with one channel in confirm mode."""
+
+    def __init__(
+        self, connection: AbstractConnection, channel: AbstractChannel, exchange: AbstractExchange
+    ) -> None:
+        self._connection = connection
+        self._exchange = exchange
+        self._ended: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+        channel.close_callbacks.add(self._note_end)
+        connection.close_callbacks.add(self._note_end)
+
+    @classmethod
+    async def open(cls, connection: AbstractConnection) -> Self:
+        # Without on_return_raises an unroutable publish would look like success.
+        channel = connection.channel(publisher_confirms=True, on_return_raises=True)
+        await channel.initialize()
+        exchange = await channel.get_exchange(COMMAND_EXCHANGE, ensure=False)
+        return cls(connection, channel, exchange)
+
+    async def publish(self, message: Message) -> None:
+        try:
+            await self._exchange.publish(message, COMMAND_ROUTING_KEY, mandatory=True)
+        except (ChannelInvalidStateError, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and cancellation_requested():
+                raise
+            # The channel is closing, and the reason is told elsewhere.
+            raise _translated(await self._end()) from error
+        except CONNECTION_EXCEPTIONS as error:
+            raise _translated(error) from error
+
+    async def wait_ended(self) -> str:
+        raise _translated(await self._end())
+
+    async def close(self) -> None:
+        await close_connection(self._connection)
+
+    def _end(self) -> Awaitable[BaseException | None]:
+        """What ended the session, once something has. Shielded, since many may wait and each may be cancelled."""
+        return asyncio.shield(self._ended)
+
+    def _note_end(self, _: object, cause: BaseException | None) -> None:
+        if not self._ended.done():
+            self._ended.set_result(cause)
+
+
+def _translated(error: BaseException | None) -> PublishError:
+    """Turn the driver's error into ours, with what to do about it."""
+    match error:
+        case ReturnedByBroker():
+            return Unroutable(f"no queue is bound to exchange {COMMAND_EXCHANGE!r}; {_SET_UP}")
+        case DeliveryError():
+            return Refused("the broker refused the command (nack): its queue is full or has no leader")
+        case ChannelNotFoundEntity():
+            return Refused(f"{describe(error)}; {_SET_UP}")
+        case ChannelAccessRefused():
+            return Refused(f"{describe(error)}; the user needs write permission on {COMMAND_EXCHANGE!r}")
+    return BrokerUnavailable(f"the connection was lost: {describe(error)}")
+
+
+_SET_UP: Final = "run `configcache topology` once to create what is missing"

@@ -1,0 +1,47 @@
+"""
+The one retry policy: how long to wait before trying again. Pure; who waits, and for what, is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+__all__ = ["RetryPolicy"]
+
+
+class _RetryState(Protocol):
+    """The part of ``tenacity.RetryCallState`` that a wait policy needs."""
+
+    @property
+    def attempt_number(self) -> int: ...
+
+
+_SYSTEM_RANDOM: Final = random.SystemRandom()
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """
+    How long to wait before trying again: exponential back-off with full jitter.
+
+    The one policy for everything that is retried. It is callable, to serve as tenacity's ``wait=`` too.
+    """
+
+    first_s: float = 0.05
+    """The longest delay after the first failure; the bound doubles with each further one."""
+    longest_s: float = 10.0
+    """No delay is longer than this."""
+
+    def delay_s(self, attempt: int, random: random.Random = _SYSTEM_RANDOM) -> float:
+        """
+        A random delay in seconds after failed attempt number *attempt*, counted from 1.
+
+        From the whole range down to 0, since processes that lost the broker together would else return together.
+        """
+        doublings = min(attempt - 1, 63)  # keeps the power within a float, and is far past longest_s
+        return random.uniform(0.0, min(self.longest_s, self.first_s * 2.0**doublings))
+
+    def __call__(self, retry_state: _RetryState) -> float:
+        return self.delay_s(retry_state.attempt_number)

@@ -27,19 +27,25 @@ class Delivery(NamedTuple):
     refusal: Reason | None
     """Set when the message can't be kept or read at all (too large, unreadable properties): it is rejected as it is,
     and the broker dead-letters its own identical copy."""
+    size: int
+    """Bytes that holding it costs: body and properties."""
     envelope: object
     """What the rim needs to copy the message to the dead letters. Opaque to the core."""
 
 
 class Settlement(NamedTuple):
-    """What to tell the broker now. Tags are of one session; each was never settled before."""
+    """
+    What to tell the broker now, in this order. Tags are of one session; each was never settled before.
 
+    The rejects come first: the ``multiple`` acknowledgement after them would cover them as well.
+    """
+
+    rejects: Sequence[int]
+    """Reject these without requeue: the broker dead-letters them."""
     ack_up_to: int | None
     """Acknowledge this tag and every unsettled one below it (AMQP ``multiple``)."""
     acks: Sequence[int]
     """Acknowledge these, one by one."""
-    rejects: Sequence[int]
-    """Reject these without requeue: the broker dead-letters them."""
 
 
 class Session(Protocol):

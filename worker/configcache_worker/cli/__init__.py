@@ -1,0 +1,66 @@
+"""
+The verbs of the program, one module each: parse, call, print; no logic.
+
+A verb's module has ``add_arguments(parser)`` and ``run(args) -> int`` (the exit code). It imports what it needs inside
+``run``, so that ``--help`` works where the verb's extra is not installed. Here stands what several verbs share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from configcache_worker.settings import Settings
+
+EXIT_CODES = """
+exit codes:
+  0  done
+  1  failed; the reason is on standard error
+  2  wrong usage or settings
+"""
+
+
+class CommandFailed(Exception):
+    """The verb could not do it: exit code 1. The text is what the user reads."""
+
+    exit_code = 1
+
+
+class WrongUsage(CommandFailed):
+    """Arguments or settings are wrong: exit code 2."""
+
+    exit_code = 2
+
+
+def manual(parser: argparse.ArgumentParser, description: str, epilog: str) -> None:
+    """Make ``--help`` a small manual: *description* above the options, *epilog* and the exit codes below."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description = textwrap.dedent(description).strip()
+    parser.epilog = textwrap.dedent(epilog).strip() + "\n" + EXIT_CODES
+
+
+def add_config_option(parser: argparse.ArgumentParser) -> None:
+    """The option every verb with settings has."""
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="TOML file with settings (else $CONFIGCACHE_CONFIG, else configcache.toml if it is there); "
+        "environment variables win over it",
+    )
+
+
+def load_settings(args: argparse.Namespace, *sections: str) -> Settings:
+    """
+    The settings, with *sections* validated.
+
+    Raises:
+        WrongUsage: They are not valid; one line for each problem.
+    """
+    from configcache_worker.settings import SettingsError, load
+
+    try:
+        return load(sections, config=args.config)
+    except SettingsError as error:
+        raise WrongUsage(str(error)) from error

@@ -1,0 +1,57 @@
+"""``configcache migrate``: create or update the tables."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+from configcache_worker.cli import CommandFailed, add_config_option, load_settings, manual
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the verb to *parser*."""
+    manual(
+        parser,
+        """
+        Create the tables in the database, or bring them up to date.
+
+        Each migration is applied once, in a transaction of its own. Safe to repeat,
+        and from many places at once: they take turns. Not needed for a cache table of
+        your own (cache.table).
+        """,
+        """
+        settings: the sections database, cache (for cache.schema)
+
+        example:
+          CONFIGCACHE_DATABASE__URL=postgresql://owner:secret@localhost/app \\
+          configcache migrate --dry-run
+        """,
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="tell what would be applied and change nothing"
+    )
+    add_config_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Apply the migrations that are missing."""
+    settings = load_settings(args, "database", "cache")
+
+    from configcache_worker.postgres.migrations import ConnectionFailed, MigrationError, migrate
+
+    try:
+        migrations = asyncio.run(
+            migrate(
+                settings.database.url,
+                schema=settings.cache.schema_,
+                dry_run=args.dry_run,
+                connect_timeout_s=settings.database.connect_timeout_s,
+            )
+        )
+    except (ConnectionFailed, MigrationError) as error:
+        raise CommandFailed(str(error)) from error
+    for migration in migrations:
+        print(f"{'would apply' if args.dry_run else 'applied'} {migration.name}")
+    if not migrations:
+        print("up to date")
+    return 0

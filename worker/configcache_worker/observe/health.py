@@ -1,0 +1,145 @@
+"""
+A tiny HTTP server for probes: ``/livez`` (the event loop turns) and ``/readyz`` (work is being done, or why not).
+
+GET only, one request per connection, bounded in size and time. What readiness means is the caller's to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Final, NamedTuple
+
+_MAX_REQUEST_BYTES: Final = 8_192
+_REQUEST_TIMEOUT_S: Final = 5.0
+_READINESS_TIMEOUT_S: Final = 5.0
+
+
+@dataclass(frozen=True)
+class Readiness:
+    """Whether work is being done, and if not, why: the part that is missing and a sentence about it."""
+
+    ready: bool
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+
+class HealthServer:
+    """
+    Serves the probes on *host* and *port* from :meth:`start` to :meth:`stop`.
+
+    Args:
+        host: Address to listen on.
+        port: 0 takes any free port; :attr:`port` tells which.
+        readiness: Asked on each ``/readyz``. One that does not answer in five seconds counts as not ready.
+    """
+
+    def __init__(self, host: str, port: int, *, readiness: Callable[[], Awaitable[Readiness]]) -> None:
+        self._host = host
+        self._port = port
+        self._readiness = readiness
+        self._server: asyncio.Server | None = None
+        self._conversations: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        state = "serving" if self._server else "stopped"
+        return f"<HealthServer {self._host}:{self.port} {state}>"
+
+    @property
+    def port(self) -> int:
+        """The port served, while serving; else the one asked for."""
+        return int(self._server.sockets[0].getsockname()[1]) if self._server else self._port
+
+    async def start(self) -> None:
+        """
+        Begin to serve.
+
+        Raises:
+            OSError: Address or port can't be had. The text names both.
+        """
+        self._server = await asyncio.start_server(
+            self._converse, self._host, self._port, limit=_MAX_REQUEST_BYTES
+        )
+
+    async def stop(self) -> None:
+        """Stop serving and drop open connections. Safe to repeat, and without a start."""
+        if self._server is None:
+            return
+        server, self._server = self._server, None
+        server.close()
+        for conversation in self._conversations:
+            conversation.cancel()
+        await asyncio.gather(*self._conversations, return_exceptions=True)
+        await server.wait_closed()
+
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._conversations.add(task)
+        try:
+            request = await _read_request(reader)
+            if request is not None:
+                writer.write(_encode(await self._answer(request)))
+                async with asyncio.timeout(_REQUEST_TIMEOUT_S):
+                    await writer.drain()
+        except (OSError, TimeoutError):
+            pass  # The prober went away: there is nobody left to tell.
+        finally:
+            self._conversations.discard(task)
+            writer.close()
+
+    async def _answer(self, request: bytes) -> _Answer:
+        method, _, rest = request.split(b"\r\n", 1)[0].partition(b" ")
+        target, _, version = rest.rpartition(b" ")
+        if not target.startswith(b"/") or not version.startswith(b"HTTP/1."):
+            return _Answer(HTTPStatus.BAD_REQUEST, {"error": "not an HTTP/1 request of at most 8 KiB"})
+        probe = {b"/livez": self._live, b"/readyz": self._ready}.get(target.partition(b"?")[0])
+        if probe is None:
+            return _Answer(HTTPStatus.NOT_FOUND, {"error": "there are /livez and /readyz"})
+        if method != b"GET":
+            return _Answer(HTTPStatus.METHOD_NOT_ALLOWED, {"error": "GET only"})
+        return await probe()
+
+    async def _live(self) -> _Answer:
+        return _Answer(HTTPStatus.OK, {"live": True})
+
+    async def _ready(self) -> _Answer:
+        try:
+            async with asyncio.timeout(_READINESS_TIMEOUT_S):
+                readiness = await self._readiness()
+        except TimeoutError:
+            readiness = Readiness(ready=False, reasons={"readiness": "not known within five seconds"})
+        status = HTTPStatus.OK if readiness.ready else HTTPStatus.SERVICE_UNAVAILABLE
+        return _Answer(status, {"ready": readiness.ready, "reasons": dict(readiness.reasons)})
+
+
+class _Answer(NamedTuple):
+    status: HTTPStatus
+    body: Mapping[str, object]
+
+
+async def _read_request(reader: asyncio.StreamReader) -> bytes | None:
+    """The request up to its blank line; nothing when none came in time; empty bytes when it is too long."""
+    try:
+        async with asyncio.timeout(_REQUEST_TIMEOUT_S):
+            return await reader.readuntil(b"\r\n\r\n")
+    except asyncio.LimitOverrunError:
+        return b""
+    except (asyncio.IncompleteReadError, TimeoutError):
+        return None
+
+
+def _encode(answer: _Answer) -> bytes:
+    body = json.dumps(answer.body, ensure_ascii=False).encode()
+    head = [
+        f"HTTP/1.1 {answer.status.value} {answer.status.phrase}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        "Cache-Control: no-store",
+        "Connection: close",
+    ]
+    if answer.status is HTTPStatus.METHOD_NOT_ALLOWED:
+        head.append("Allow: GET")
+    return "\r\n".join([*head, "", ""]).encode() + body

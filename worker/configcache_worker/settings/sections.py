@@ -1,0 +1,260 @@
+"""
+The sections: what each setting means, its default and its limits.
+
+The descriptions are the documentation: the settings table is generated from them. Frozen values; nothing here reads
+anything, :mod:`~configcache_worker.settings.sources` does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Final, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+_MAX_IDENTIFIER_BYTES: Final = 63
+"""PostgreSQL silently cuts longer names (NAMEDATALEN)."""
+
+
+def _broker_url(value: str) -> str:
+    _check_url(value, "amqp", "amqps")
+    try:
+        host, _ = urlsplit(value).hostname, urlsplit(value).port
+    except ValueError:
+        host = None
+    if not host:
+        raise ValueError(
+            "must name a host, and a port that is a number if it names one: amqp://user@host:5672/vhost"
+        )
+    return value
+
+
+def _database_url(value: str) -> str:
+    # Hosts and ports are the driver's to read: it takes several of them, and none at all for a local socket.
+    _check_url(value, "postgresql", "postgres")
+    return value
+
+
+def _check_url(value: str, *schemes: str) -> None:
+    if value.partition("://")[0].lower() not in schemes or "://" not in value:
+        raise ValueError(
+            "must be a URL that begins with " + " or ".join(f"{scheme}://" for scheme in schemes)
+        )
+    if re.search(r"\s", value):
+        raise ValueError("must not contain white space (in a password it is written %20)")
+
+
+def _identifier(value: str) -> str:
+    if "\0" in value or len(value.encode()) > _MAX_IDENTIFIER_BYTES:
+        raise ValueError(
+            f"must be a PostgreSQL name of at most {_MAX_IDENTIFIER_BYTES} bytes, written without quotes"
+        )
+    return value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+SECRET: Final[dict[str, Any]] = {"secret": True}
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+OptionalIdentifier = Annotated[str, AfterValidator(_identifier)]
+Identifier = Annotated[str, Field(min_length=1), AfterValidator(_identifier)]
+
+
+class Section(BaseModel):
+    """What all sections have in common. Built directly, a section takes its values from the call and nowhere else."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, validate_by_name=True, validate_by_alias=True
+    )
+
+
+class BrokerSettings(Section):
+    """RabbitMQ."""
+
+    url: Annotated[str, AfterValidator(_broker_url)] = Field(
+        description="Where RabbitMQ is and as whom to connect: amqp://user:password@host:5672/vhost, or amqps://.",
+        repr=False,
+        json_schema_extra=SECRET,
+    )
+    declare: bool = Field(
+        True,
+        description="Whether a worker creates missing exchanges and queues at its start. "
+        "When false it waits until `configcache topology` has.",
+    )
+    heartbeat_s: int = Field(
+        10,
+        ge=1,
+        le=60,
+        description="Heartbeat, in seconds. A broker that stopped answering is noticed after about three of them.",
+    )
+    connect_timeout_s: Seconds = Field(10, description="Longest time to open a connection, in seconds.")
+
+
+class DatabaseSettings(Section):
+    """PostgreSQL: how to reach it, and the time limits the server itself keeps."""
+
+    url: Annotated[str, AfterValidator(_database_url)] = Field(
+        description="Where PostgreSQL is and as whom to connect: postgresql://user:password@host:5432/database.",
+        repr=False,
+        json_schema_extra=SECRET,
+    )
+    connect_timeout_s: Seconds = Field(10, description="Longest time to open a connection, in seconds.")
+    lock_timeout_s: Seconds = Field(
+        5, description="Longest wait for a row somebody else has locked, in seconds (lock_timeout)."
+    )
+    statement_timeout_s: Seconds = Field(
+        30,
+        description="Longest time for one statement, in seconds (statement_timeout). A slower one is done in parts.",
+    )
+    idle_in_transaction_timeout_s: Seconds = Field(
+        60,
+        description="The server ends a connection that idles inside a transaction for so many seconds "
+        "(idle_in_transaction_session_timeout).",
+    )
+    statement_cache: bool = Field(
+        True, description="Keep statements prepared. Set to false behind PgBouncer in transaction mode."
+    )
+
+
+class CacheColumns(Section):
+    """The names of the key columns."""
+
+    application: Identifier = Field("application", description="Column of the application's name.")
+    instance: Identifier = Field("instance", description="Column of the instance's name.")
+    associate: Identifier = Field("associate_id", description="Column of the associate's id.")
+    item: OptionalIdentifier = Field(
+        "item", description="Column of the item's name. Empty when the table has no such column."
+    )
+
+    @model_validator(mode="after")
+    def _all_different(self) -> Self:
+        names = [name for name in (self.application, self.instance, self.associate, self.item) if name]
+        if len(set(names)) < len(names):
+            raise ValueError("must be different columns: " + ", ".join(names))
+        return self
+
+
+class CacheSettings(Section):
+    """The table that holds the cached rows: the one `configcache migrate` creates, or your own."""
+
+    # Not `schema`: pydantic's models have a method of that name.
+    schema_: Identifier = Field("public", alias="schema", description="Schema of the table.")
+    table: Identifier = Field("configuration_cache", description="Name of the table.")
+    columns: CacheColumns = Field(default_factory=CacheColumns, description="Names of its key columns.")
+
+
+class WorkerSettings(Section):
+    """How much the worker holds, and how long it tries."""
+
+    prefetch: int = Field(
+        5_000, ge=1, le=65_535, description="Most commands the broker hands over before it has an answer."
+    )
+    batch: int = Field(1_000, ge=1, description="Most commands cleared together. At most `worker.prefetch`.")
+    chunk_rows: int = Field(5_000, ge=100, description="Most rows deleted in one transaction.")
+    max_held_bytes: int = Field(
+        33_554_432,
+        ge=1_048_576,
+        description="Most bytes of malformed messages held while they can't be dead-lettered. "
+        "With more, the worker takes nothing until one could be.",
+    )
+    drain_timeout_s: Seconds = Field(
+        20,
+        description="Longest time to finish at a stop what was received, in seconds. Whoever stops the worker "
+        "should wait a little longer before killing it.",
+    )
+    first_retry_s: Seconds = Field(
+        0.05,
+        description="Longest wait before the first retry, in seconds; it doubles with each. Waits are random.",
+    )
+    longest_retry_s: Seconds = Field(10, description="Longest wait between two attempts, in seconds.")
+
+    # The default is not checked: a batch takes what has arrived, so a smaller prefetch alone already bounds it.
+    @field_validator("batch")
+    @classmethod
+    def _within_prefetch(cls, batch: int, info: ValidationInfo) -> int:
+        prefetch = info.data.get("prefetch", batch)
+        if batch > prefetch:
+            raise ValueError(f"must be at most worker.prefetch, which is {prefetch}, not {batch}")
+        return batch
+
+    @field_validator("longest_retry_s")
+    @classmethod
+    def _not_below_first(cls, longest_s: float, info: ValidationInfo) -> float:
+        first_s = info.data.get("first_retry_s", longest_s)
+        if longest_s < first_s:
+            raise ValueError(
+                f"must be at least worker.first_retry_s, which is {first_s:g}, not {longest_s:g}"
+            )
+        return longest_s
+
+
+LogFormat = Literal["auto", "console", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+
+class TelemetrySettings(Section):
+    """What the worker tells about itself."""
+
+    host: str = Field(
+        "127.0.0.1", min_length=1, description="Address on which /livez and /readyz are served."
+    )
+    port: int = Field(9464, ge=0, le=65_535, description="Port on which they are served. 0 turns them off.")
+    log_format: Annotated[LogFormat, BeforeValidator(_lower)] = Field(
+        "auto", description="How log lines look. auto: console on a terminal, json otherwise."
+    )
+    log_level: Annotated[LogLevel, BeforeValidator(_lower)] = Field(
+        "info", description="The least important log lines that are written."
+    )
+
+
+class Settings(BaseSettings):
+    """
+    All sections. One that its verb does not use is there too, but unvalidated and with its defaults alone.
+
+    Built directly, it takes its values from the call: neither environment nor file is read.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    broker: BrokerSettings
+    database: DatabaseSettings
+    cache: CacheSettings = Field(default_factory=CacheSettings)
+    worker: WorkerSettings = Field(default_factory=WorkerSettings)
+    telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+SECTIONS: Final[Mapping[str, type[Section]]] = MappingProxyType(
+    {
+        "broker": BrokerSettings,
+        "database": DatabaseSettings,
+        "cache": CacheSettings,
+        "worker": WorkerSettings,
+        "telemetry": TelemetrySettings,
+    }
+)

@@ -1,0 +1,73 @@
+"""
+The cached rows in PostgreSQL: the core's port :class:`~configcache_worker.core.ports.CacheTable`.
+
+Thin: the statements come from :mod:`.statements`, the connection and the words for its failures from
+:mod:`.connection` and :mod:`.faults`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from configcache_worker.core.ports import Chunk, Position, Scope
+from configcache_worker.postgres import catalog, statements
+from configcache_worker.postgres.connection import ClearConnection, TimeLimits
+from configcache_worker.postgres.statements import TableLayout
+
+
+class PostgresCacheTable:
+    """Clears rows of one table, over one connection that is opened when first needed."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        layout: TableLayout,
+        limits: TimeLimits,
+        cache_statements: bool = True,
+    ) -> None:
+        """
+        Connects to nothing yet.
+
+        Args:
+            url: ``postgresql://...``; may name several hosts, with ``target_session_attrs=read-write`` to find the
+                primary among them.
+            layout: The table and its key columns.
+            limits: Time limits for connecting and for each statement.
+            cache_statements: Keep statements prepared; false behind PgBouncer in transaction mode.
+        """
+        self._connection = ClearConnection(url, limits=limits, cache_statements=cache_statements)
+        self._layout = layout
+        self._clear_chunk = statements.clear_chunk(layout)
+        self._probe = statements.probe(layout)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._layout.name} over {self._connection!r}>"
+
+    async def clear(self, scopes: Sequence[Scope], *, after: Position | None, limit: int) -> Chunk:
+        """Delete the next chunk of *scopes*; see the port."""
+        arguments = statements.clear_chunk_arguments(self._layout, scopes, after=after, limit=limit)
+        (row,) = await self._connection.fetch(self._clear_chunk, *arguments)
+        if row["n"] is None:
+            return Chunk(row["rows"], None)
+        first = 0 if after is None else after.scope
+        return Chunk(row["rows"], Position(first + row["n"] - 1, row["associate"], row["item"]))
+
+    async def probe(self) -> None:
+        """Commit a DELETE of no rows; see the port."""
+        await self._connection.fetch(self._probe)
+
+    async def check_layout(self) -> None:
+        """
+        Compare the layout with the database's catalog.
+
+        Raises:
+            TableNotReady: The table, or a right on it, is missing: it may come.
+            LayoutError: The table can't serve as it is.
+            TableFault: The database could not be asked.
+        """
+        await catalog.check_layout(self._connection, self._layout)
+
+    async def close(self) -> None:
+        """Close the connection. Safe to repeat."""
+        await self._connection.close()

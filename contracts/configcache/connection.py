@@ -136,6 +136,11 @@ def broker_errors(failure: str) -> Iterator[None]:
         raise BrokerUnavailable(f"{failure}: {describe(error)}") from error
     except CONNECTION_EXCEPTIONS as error:
         raise BrokerUnavailable(f"{failure}: {describe(error)}") from error
+    except Exception as error:
+        # What is pending when a connection closes without a cause gets a bare Exception from the driver.
+        if type(error) is not Exception:
+            raise
+        raise BrokerUnavailable(f"{failure}: the connection was lost") from error
 
 
 def cancellation_requested() -> bool:

@@ -1,0 +1,332 @@
+"""
+Copy deliveries that can never succeed to the dead-letter exchange, with the reason written on them.
+
+The first half is pure: a letter's properties, put together from the bytes of the original's, so that whatever
+a publisher wrote is copied as it is, also values that the AMQP library would read and write differently. The
+second half publishes, on a connection of its own, which a blocked publisher cannot take from the consumer.
+Which deliveries go here, and what follows from an outcome, is the pipeline's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Final, NamedTuple
+
+import structlog
+from aio_pika.abc import AbstractConnection
+from aiormq.abc import AbstractChannel
+from aiormq.exceptions import PublishError
+from pamqp.commands import Basic
+
+from configcache.connection import (
+    BrokerUnavailable,
+    RetryPolicy,
+    Supervisor,
+    broker_errors,
+    close_connection,
+    connect,
+)
+from configcache.topology import DEAD_LETTER_EXCHANGE, DEAD_LETTER_ROUTING_KEY
+from configcache_worker.core.ports import Burial, Letter
+from configcache_worker.rabbitmq.frames import RawDelivery
+from configcache_worker.rabbitmq.properties import LAYOUT, MalformedTable, fields, split
+
+log = structlog.stdlib.get_logger()
+
+MAX_DETAIL_BYTES: Final = 1024
+MAX_PROPERTIES_BYTES: Final = 64 * 1024
+"""
+Half of what fits in a frame, since the broker adds headers of its own on every further way a dead letter
+takes.
+"""
+
+_PERSISTENT: Final = b"\x02"
+_LENGTH = struct.Struct(">I")
+_FLAGS = struct.Struct(">H")
+_MILLISECONDS = struct.Struct(">q")
+
+# Kept, these would act on the copy. A message id that occurs twice mixes up the results of publishes; a user
+# id that is not ours closes the channel, as does a malformed CC or expiration; a good expiration lets the
+# letter vanish, and a good CC sends copies elsewhere.
+_MOVED_PROPERTIES: Final[tuple[str, ...]] = ("message_id", "user_id", "expiration")
+_MOVED_HEADERS: Final = frozenset({b"CC", b"BCC"})
+# Publishing with this very address asks for a consumer on the publishing channel, which is closed if there is
+# none.
+_DIRECT_REPLY_TO: Final = b"\x15amq.rabbitmq.reply-to"
+_OURS: Final = frozenset(
+    {
+        b"dead-letter-reason",
+        b"dead-letter-detail",
+        b"dead-lettered-at",
+        b"original-exchange",
+        b"original-routing-key",
+        b"original-message-id",
+        b"original-user-id",
+        b"original-expiration",
+        b"original-reply-to",
+        b"original-CC",
+        b"original-BCC",
+    }
+)
+
+
+def encode_letter(letter: Letter, *, message_id: str, now_ms: int) -> bytes | None:
+    """
+    Put together the properties of the copy of *letter*: property flags and properties as on the wire.
+
+    Args:
+        letter: Its delivery's envelope is a :class:`~configcache_worker.rabbitmq.frames.RawDelivery`.
+        message_id: The copy's; never used before.
+        now_ms: Unix milliseconds.
+
+    Returns:
+        The encoded properties, or None: they do not fit :data:`MAX_PROPERTIES_BYTES`, or the original's are
+        no AMQP.
+    """
+    raw = letter.delivery.envelope
+    assert isinstance(raw, RawDelivery)
+    try:
+        properties = split(raw.header)
+        table = b"".join(
+            [*_kept_headers(properties.get("headers")), *_our_headers(letter, raw, properties, now_ms)]
+        )
+    except MalformedTable:
+        return None
+    for name in _moved_properties(properties):
+        del properties[name]
+    properties["headers"] = _LENGTH.pack(len(table)) + table
+    properties["delivery_mode"] = _PERSISTENT
+    properties["message_id"] = _short_string(message_id.encode())
+    encoded = _joined(properties)
+    return encoded if len(encoded) <= MAX_PROPERTIES_BYTES else None
+
+
+def _kept_headers(table: bytes | None) -> list[bytes]:
+    """
+    The original's headers, except those that mean what ours mean. What moved keeps its value under its new
+    name.
+    """
+    kept = []
+    for key, value in fields(table) if table else ():
+        if key in _MOVED_HEADERS:
+            kept.append(_short_string(b"original-" + key) + value)
+        elif key not in _OURS:
+            kept.append(_short_string(key) + value)
+    return kept
+
+
+def _our_headers(letter: Letter, raw: RawDelivery, properties: dict[str, bytes], now_ms: int) -> list[bytes]:
+    detail = letter.detail.encode(errors="replace")[:MAX_DETAIL_BYTES].decode(errors="ignore")
+    return [
+        _text_header("dead-letter-reason", letter.reason.value.encode()),
+        _text_header("dead-letter-detail", detail.encode()),
+        _short_string(b"dead-lettered-at") + b"l" + _MILLISECONDS.pack(now_ms),
+        _text_header("original-exchange", raw.exchange),
+        _text_header("original-routing-key", raw.routing_key),
+        *(
+            _text_header("original-" + name.replace("_", "-"), properties[name][1:])
+            for name in _moved_properties(properties)
+        ),
+    ]
+
+
+def _moved_properties(properties: dict[str, bytes]) -> list[str]:
+    moved = [name for name in _MOVED_PROPERTIES if name in properties]
+    if properties.get("reply_to") == _DIRECT_REPLY_TO:
+        moved.append("reply_to")
+    return moved
+
+
+def _joined(properties: dict[str, bytes]) -> bytes:
+    present = [(flag, properties[name]) for flag, name, _ in LAYOUT if name in properties]
+    return _FLAGS.pack(sum(flag for flag, _ in present)) + b"".join(encoded for _, encoded in present)
+
+
+def _short_string(text: bytes) -> bytes:
+    return bytes([len(text)]) + text
+
+
+def _text_header(name: str, text: bytes) -> bytes:
+    return _short_string(name.encode()) + b"S" + _LENGTH.pack(len(text)) + text
+
+
+class _EncodedProperties(Basic.Properties):
+    """
+    Properties that are bytes already. The library reads the message id, by which it knows returned messages.
+    """
+
+    def __init__(self, message_id: str, encoded: bytes) -> None:
+        super().__init__(message_id=message_id)
+        self._encoded = encoded
+
+    def marshal(self) -> bytes:
+        return self._encoded
+
+
+class _Copy(NamedTuple):
+    """What is published for a letter."""
+
+    body: bytes
+    properties: _EncodedProperties
+
+
+class _Session:
+    """One connection with one publishing channel. The end of either has ended both."""
+
+    def __init__(self, connection: AbstractConnection, channel: AbstractChannel) -> None:
+        self._connection = connection
+        self._channel = channel
+        self._ended = asyncio.Event()
+        channel.closing.add_done_callback(lambda _: self._ended.set())
+        channel.connection.closing.add_done_callback(lambda _: self._ended.set())
+
+    async def publish(self, copy: _Copy) -> None:
+        """
+        Publish *copy* and wait for the confirm.
+
+        Raises:
+            BrokerUnavailable: It is not known to be in a queue.
+        """
+        with broker_errors("a dead letter was not confirmed"):
+            try:
+                await self._channel.basic_publish(
+                    copy.body,
+                    exchange=DEAD_LETTER_EXCHANGE,
+                    routing_key=DEAD_LETTER_ROUTING_KEY,
+                    properties=copy.properties,
+                    mandatory=True,
+                )
+            except PublishError as error:  # whose own text contains the message
+                raise BrokerUnavailable("a dead letter was not routed: no queue is bound") from error
+
+    async def wait_ended(self) -> str:
+        await self._ended.wait()
+        return "the dead letters' channel was closed"
+
+    async def close(self) -> None:
+        await close_connection(self._connection)
+
+
+class RabbitDeadLetters:
+    """
+    Publishes dead letters; a :class:`~configcache_worker.core.ports.DeadLetters`.
+
+    Connects when first needed, and from then on keeps a connection.
+
+    Args:
+        url: The broker's.
+        policy: Delays between attempts to connect.
+        connect_timeout_s: For connecting.
+        heartbeat_s: A silent broker is noticed after about three times this.
+        confirm_timeout_s: How long :meth:`bury` waits, connecting included.
+        in_flight: Most letters sent and not yet confirmed.
+        clock: Unix seconds, for tests.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        policy: RetryPolicy,
+        connect_timeout_s: float,
+        heartbeat_s: int,
+        confirm_timeout_s: float = 1.0,
+        in_flight: int = 100,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._url = url
+        self._connect_timeout_s = connect_timeout_s
+        self._heartbeat_s = heartbeat_s
+        self._confirm_timeout_s = confirm_timeout_s
+        self._in_flight = asyncio.Semaphore(in_flight)
+        self._clock = clock
+        self._sessions = Supervisor(
+            name="dead letters", open=self._open_session, policy=policy, on_failure=self._note_failure
+        )
+        self._running: asyncio.Task[None] | None = None
+        self._last_failure: BaseException | None = None
+
+    def __repr__(self) -> str:
+        return f"<RabbitDeadLetters {self._sessions!r}>"
+
+    async def bury(self, letters: Sequence[Letter]) -> Sequence[Burial]:
+        """Publish *letters*; see :class:`~configcache_worker.core.ports.DeadLetters`."""
+        outcomes = [Burial.UNENCODABLE] * len(letters)
+        copies = {}
+        for number, letter in enumerate(letters):
+            message_id = uuid.uuid4().hex
+            encoded = encode_letter(letter, message_id=message_id, now_ms=int(self._clock() * 1000))
+            if encoded is not None:
+                outcomes[number] = Burial.UNAVAILABLE
+                copies[number] = _Copy(letter.delivery.body, _EncodedProperties(message_id, encoded))
+        if copies:
+            await self._publish(copies, outcomes)
+        return outcomes
+
+    async def stop(self) -> None:
+        """Close the connection, if there is one. Letters are ``UNAVAILABLE`` from then on. Safe to repeat."""
+        await self._sessions.stop()
+        if self._running is not None:
+            await self._running
+
+    async def _publish(self, copies: Mapping[int, _Copy], outcomes: list[Burial]) -> None:
+        """Publish all *copies* side by side, and mark in *outcomes* which of them the broker confirmed."""
+        if self._running is None:
+            self._running = asyncio.create_task(self._sessions.run(), name="dead letters")
+        troubles: list[str] = []
+        try:
+            async with asyncio.timeout(self._confirm_timeout_s):
+                session = await self._sessions.session()
+                one = partial(self._publish_one, session, outcomes, troubles)
+                await asyncio.gather(*(one(number, copy) for number, copy in copies.items()))
+        except TimeoutError:
+            troubles.append(self._why_no_answer())
+        except BrokerUnavailable as error:
+            troubles.append(str(error))
+        if troubles:
+            unburied = outcomes.count(Burial.UNAVAILABLE)
+            log.error(
+                "letters.unavailable",
+                count=unburied,
+                reason=troubles[0],
+                consequence="they are held and tried again; good commands go on",
+            )
+
+    async def _publish_one(
+        self, session: _Session, outcomes: list[Burial], troubles: list[str], number: int, copy: _Copy
+    ) -> None:
+        try:
+            async with self._in_flight:
+                await session.publish(copy)
+        except BrokerUnavailable as error:
+            troubles.append(str(error))
+        else:
+            outcomes[number] = Burial.CONFIRMED
+
+    def _why_no_answer(self) -> str:
+        if self._sessions.current is None and self._last_failure is not None:
+            return str(self._last_failure)
+        return f"no confirm within {self._confirm_timeout_s:g} s"
+
+    async def _open_session(self) -> _Session:
+        connection = await connect(
+            self._url,
+            name="configcache worker dead letters",
+            timeout_s=self._connect_timeout_s,
+            heartbeat_s=self._heartbeat_s,
+        )
+        try:
+            with broker_errors("cannot open a channel"):
+                channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+                return _Session(connection, await channel.get_underlay_channel())
+        except BaseException:
+            await close_connection(connection)
+            raise
+
+    def _note_failure(self, attempt: int, delay_s: float, cause: BaseException) -> None:
+        self._last_failure = cause

@@ -1,0 +1,33 @@
+# Two commands matter: `make demo` and `make test`. Both set up what they need; nothing else has to be prepared.
+
+VENV := .venv
+BIN := $(VENV)/bin
+UV ?= uv
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check setup lock clean
+
+help:  ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: setup  ## see it work: private servers, a worker, commands, what was cleared and what was refused
+	@$(BIN)/configcache demo
+
+test: setup  ## run the whole suite on private servers; ARGS="-k name" for a part of it
+	@$(BIN)/pytest $(ARGS)
+
+check: setup  ## lint, formatting, types, and which module may import which
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+setup:  ## only create .venv and see that RabbitMQ is there
+	@scripts/setup $(VENV)
+
+lock:  ## resolve the dependencies anew into requirements/ (needs uv)
+	@scripts/lock $(UV)
+
+clean:  ## remove .venv and what the tools leave
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build
+	@find contracts worker tests -type d -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,65 @@
+"""
+The servers, for tests that name what they need: one pair for the whole run, started when first asked for.
+
+Without a server a test is skipped at a desk, with the ways to get one, and fails where ``CI=true``: there, a suite that
+skipped what matters must not look green.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from configcache_worker.local.errors import ServerUnavailable
+from configcache_worker.local.postgres import PostgreSQL
+from configcache_worker.local.rabbitmq import RabbitMQ
+from configcache_worker.local.servers import Servers
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """The pair itself; nothing is started yet."""
+    with Servers.from_environment() as servers:
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(servers: Servers) -> RabbitMQ:
+    """The private broker of the run. Who stops it starts it again: it is everybody's."""
+    with available():
+        return servers.rabbitmq
+
+
+@pytest.fixture(scope="session")
+def postgres(servers: Servers) -> PostgreSQL:
+    """The private database server of the run. Who stops it starts it again: it is everybody's."""
+    with available():
+        return servers.postgres
+
+
+@pytest.fixture
+def vhost(servers: Servers) -> Iterator[str]:
+    """The URL of a new, empty virtual host."""
+    with available(), servers.vhost() as url:
+        yield url
+
+
+@pytest.fixture
+def database(servers: Servers) -> Iterator[str]:
+    """The URL of a new, empty database."""
+    with available(), servers.database() as url:
+        yield url
+
+
+@contextmanager
+def available() -> Iterator[None]:
+    """Turn the lack of a server into a skip, or into a failure in CI."""
+    try:
+        yield
+    except ServerUnavailable as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(error))

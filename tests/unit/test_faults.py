@@ -12,8 +12,26 @@ def fault(sqlstate):
 
 @pytest.mark.parametrize(
     "sqlstate",
-    [None, "08006", "25006", "28P01", "3D000", "40P01", "40001", "42P01", "42501", "53100", "53300", "55P03"]
-    + ["57P01", "57P03", "58030", "XX000", "0A000", "26000"],
+    [
+        None,
+        "08006",
+        "0A000",
+        "25006",
+        "26000",
+        "28P01",
+        "3D000",
+        "40001",
+        "40P01",
+        "42501",
+        "42P01",
+        "53100",
+        "53300",
+        "55P03",
+        "57P01",
+        "57P03",
+        "58030",
+        "XX000",
+    ],
 )
 def test_outages_are_the_environments_fault(sqlstate):
     assert blame(fault(sqlstate)) is Blame.ENVIRONMENT
@@ -50,7 +68,10 @@ def test_the_pace_recovers_to_the_most():
     assert pace == most
 
 
-def failed(*contrasts, fault=TableFault("refused", sqlstate="P0001")):
+REFUSED = TableFault("refused", sqlstate="P0001")
+
+
+def failed(*contrasts, fault=REFUSED):
     """The suspicion after failing alone at each of these counts of commands that had gone through."""
     suspicion = None
     for count in contrasts:

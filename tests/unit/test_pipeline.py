@@ -7,10 +7,11 @@ import json
 
 import pytest
 
-from configcache.connection import RetryPolicy
+from configcache.retry import RetryPolicy
 from configcache.wire import COMMAND_PROPERTIES, Reason
 from configcache_worker.core.pipeline import Limits, Pipeline
 from configcache_worker.core.ports import Burial, Chunk, Delivery, TableFault
+from tests.waiting import eventually
 
 
 class FakeSession:
@@ -120,12 +121,6 @@ class Rig:
 
     async def settled(self):
         await eventually(lambda: not self.session.open)
-
-
-async def eventually(condition):
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from typing import Final
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, retry_if_exception_type
 
-from configcache.connection import RetryPolicy
+from configcache.retry import RetryPolicy
 from configcache.wire import ContractError, Properties, Reason, decode
 from configcache_worker.core.coalesce import Order, Work, coalesce, split
 from configcache_worker.core.faults import Blame, Pace, Suspicion, blame, suspect
@@ -413,7 +413,7 @@ class Pipeline:
     def _set_aside(self, intake: Intake, work: Work, fault: TableFault) -> None:
         """Keep a command that failed alone for later, or dead-letter it when it stands convicted."""
         trial = self._trials.get(work.scope)
-        suspicion = suspect(trial and trial.suspicion, fault, contrasts=self._contrasts)
+        suspicion = suspect(trial.suspicion if trial else None, fault, contrasts=self._contrasts)
         self._failed_in_a_row += 1
         if suspicion.is_convicted:
             self._convict(intake, work, fault)
@@ -518,10 +518,6 @@ class Pipeline:
         self._settle(intake)
         if reasons:
             log.warning("letters.buried", count=reasons.total(), reasons=dict(reasons))
-        if unburied:
-            log.error(
-                "letters.unavailable", count=len(intake.letters), consequence="they are held and tried again"
-            )
         return len(unburied)
 
     async def _bury_overflow(self, letter: Letter) -> None:

@@ -1,0 +1,216 @@
+"""Whatever is published, the worker neither stops nor reconnects: it ends in the dead letters, beside good commands applied."""
+
+import json
+import struct
+
+import pytest
+from pamqp.commands import Basic
+
+from configcache import ClearConfigurationCache
+from tests.raw import RawProperties, short
+
+GOOD = {"Application": "WebClient", "Instance": "Web", "AssociateId": 42}
+JSON = json.dumps(GOOD).encode()
+
+
+def changed(**changes):
+    return json.dumps({**GOOD, **changes}).encode()
+
+
+BODIES = {
+    b"": "invalid-json",
+    b"{": "invalid-json",
+    b"\xef\xbb\xbf" + JSON: "invalid-utf-8",
+    b'{"Application": "\xff"}': "invalid-utf-8",
+    JSON.decode().encode("utf-16"): "invalid-utf-8",
+    b"[]": "not-an-object",
+    b"[" * 50_000: "invalid-json",
+    JSON + b"x": "invalid-json",
+    b'{"Application":"WebClient","Instance":"Web","AssociateId":42,"AssociateId":43}': "duplicate-property",
+    b'{"Application":"A","Applicatio\\u006e":"B","Instance":"Web","AssociateId":42}': "duplicate-property",
+    changed(ForAllAssociate=True): "unknown-property",
+    b'{"Instance":"Web","AssociateId":42}': "missing-application",
+    changed(Application=" "): "invalid-application",
+    changed(Application="x" * 255): "invalid-application",
+    changed(Application=None): "invalid-application",
+    b'{"Application":"\\ud800","Instance":"Web","AssociateId":42}': "invalid-application",
+    changed(Instance="a\tb"): "invalid-instance",
+    b'{"Application":"WebClient","AssociateId":42}': "missing-instance",
+    changed(ForAllAssociates="true"): "invalid-for-all-associates",
+    changed(AssociateId=0): "invalid-associate-id",
+    changed(AssociateId=42.0): "invalid-associate-id",
+    changed(AssociateId=2**63): "invalid-associate-id",
+    JSON.replace(b"42", b"4" * 5000): "invalid-associate-id",
+    changed(AssociateId=None): "missing-associate",
+    changed(ForAllAssociates=True): "unexpected-associate",
+    b" " * 200_000: "body-too-large",
+}
+
+# flags of AMQP basic properties
+HEADERS, MESSAGE_ID, TIMESTAMP, CORRELATION_ID = 1 << 13, 1 << 7, 1 << 6, 1 << 10
+
+
+def table(content):
+    return struct.pack(">I", len(content)) + content
+
+
+def raw(flags, encoded):
+    return RawProperties(struct.pack(">H", flags) + encoded)
+
+
+def nested(depth):
+    inner = b""
+    for _ in range(depth):
+        inner = short(b"t") + b"F" + table(inner)
+    return table(inner)
+
+
+UNREADABLE = {
+    "a timestamp in microseconds": raw(TIMESTAMP, struct.pack(">Q", 1_700_000_000_000_000)),
+    "the last timestamp there is": raw(TIMESTAMP, b"\xff" * 8),
+    "a message id that is not UTF-8": raw(MESSAGE_ID, short(b"\xff\xfe")),
+    "a correlation id that is not UTF-8": raw(CORRELATION_ID, short(b"\xc3")),
+    "a header's key that is not UTF-8": raw(HEADERS, table(short(b"\xff") + b"t\x01")),
+    "a timestamp out of range in a header": raw(HEADERS, table(short(b"at") + b"T" + b"\x7f" * 8)),
+}
+READABLE = {
+    "nested tables": raw(HEADERS, nested(20)),
+    "a user id of the publisher's own": Basic.Properties(user_id="guest"),
+    "an expiration": Basic.Properties(expiration="3600000"),
+    "an unusual priority": Basic.Properties(priority=255),
+    "headers that look like ours": Basic.Properties(
+        headers={"dead-letter-reason": "none", "x-death": "no list"}
+    ),
+}
+WRONG = {
+    "another type": (Basic.Properties(message_type="ClearCache"), "wrong-message-type"),
+    "another content type": (Basic.Properties(content_type="application/xml"), "unsupported-content-type"),
+    "another charset": (
+        Basic.Properties(content_type="application/json; charset=latin1"),
+        "unsupported-content-type",
+    ),
+    "compressed": (Basic.Properties(content_encoding="gzip"), "unsupported-content-encoding"),
+}
+
+
+@pytest.fixture
+async def undisturbed(system):
+    """A system in which good commands are applied throughout, over one and the same session."""
+    session = system.worker.sessions.current
+    await system.fill([("WebClient", "Web", associate, "Contact") for associate in range(1, 11)])
+    yield system
+    for associate in range(1, 11):
+        await system.publish(ClearConfigurationCache.for_associate("WebClient", "Web", associate))
+    await system.settled()
+    assert await system.rows() == set()
+    assert system.worker.sessions.current is session
+    assert not session.has_ended
+
+
+async def test_every_malformed_body_is_dead_lettered_with_its_reason_and_as_it_was(undisturbed):
+    await undisturbed.publish_raw(*BODIES)
+    await undisturbed.settled()
+
+    letters = await undisturbed.dead_letters()
+
+    assert {letter.body: letter.reason for letter in letters} == BODIES
+    assert len(letters) == len(BODIES)
+    assert all(letter.detail and len(letter.detail.encode()) <= 1024 for letter in letters)
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+async def test_properties_that_cannot_be_read_end_in_the_dead_letters(undisturbed, name):
+    await undisturbed.bench.publish(JSON, UNREADABLE[name])
+    await undisturbed.settled()
+
+    (letter,) = await undisturbed.dead_letters()
+
+    assert letter.reason == "unreadable-properties"
+    assert letter.body == JSON
+    assert {row.associate_id for row in await undisturbed.rows()} == set(range(1, 11))
+
+
+@pytest.mark.parametrize("name", READABLE)
+async def test_unusual_properties_do_not_keep_a_good_command_from_being_applied(undisturbed, name):
+    await undisturbed.fill([("WebClient", "Web", 42, "Contact")])
+
+    await undisturbed.bench.publish(JSON, READABLE[name])
+    await undisturbed.settled()
+
+    assert await undisturbed.dead_letters() == []
+    assert 42 not in {row.associate_id for row in await undisturbed.rows()}
+
+
+@pytest.mark.parametrize("name", READABLE)
+async def test_unusual_properties_do_not_keep_poison_from_its_dead_letter(undisturbed, name):
+    await undisturbed.bench.publish(b"{", READABLE[name])
+    await undisturbed.settled()
+
+    (letter,) = await undisturbed.dead_letters()
+
+    assert (letter.reason, letter.body) == ("invalid-json", b"{")
+    assert letter.properties.expiration is None
+    assert letter.properties.user_id is None
+
+
+@pytest.mark.parametrize("name", WRONG)
+async def test_properties_that_break_the_contract_name_their_reason(undisturbed, name):
+    properties, reason = WRONG[name]
+
+    await undisturbed.bench.publish(JSON, properties)
+    await undisturbed.settled()
+
+    (letter,) = await undisturbed.dead_letters()
+    assert (letter.reason, letter.body) == (reason, JSON)
+
+
+async def test_what_is_copied_moved_and_written_on_a_dead_letter(undisturbed):
+    properties = Basic.Properties(
+        content_type="application/json",
+        headers={"tenant": "Cust1", "CC": ["elsewhere"], "attempts": [1, 2]},
+        correlation_id="order-7",
+        expiration="3600000",
+        message_id="the-producers-own",
+        user_id="guest",
+        app_id="shop",
+        priority=3,
+    )
+
+    await undisturbed.bench.publish(b"{", properties)
+    await undisturbed.settled()
+
+    (letter,) = await undisturbed.dead_letters()
+    assert letter.properties.app_id == "shop"
+    assert letter.properties.correlation_id == "order-7"
+    assert letter.properties.delivery_mode == 2
+    assert letter.properties.message_id != "the-producers-own"
+    assert letter.headers["tenant"] == "Cust1"
+    assert letter.headers["attempts"] == [1, 2]
+    assert letter.headers["original-message-id"] == "the-producers-own"
+    assert letter.headers["original-user-id"] == "guest"
+    assert letter.headers["original-expiration"] == "3600000"
+    assert letter.headers["original-exchange"] == "configuration"
+    assert letter.headers["original-routing-key"] == "clear-configuration-cache.v1"
+    assert letter.headers["dead-letter-reason"] == "invalid-json"
+    assert "CC" not in letter.headers
+
+
+async def test_headers_that_leave_no_room_for_a_reason_go_as_they_are(undisturbed):
+    properties = Basic.Properties(headers={f"header-{number}": "x" * 1000 for number in range(125)})
+
+    await undisturbed.bench.publish(b"{", properties)
+    await undisturbed.settled()
+
+    (letter,) = await undisturbed.dead_letters()
+    assert letter.body == b"{"
+    assert letter.headers["header-124"] == "x" * 1000
+
+
+async def test_a_body_of_five_megabytes_is_not_kept_and_harms_nobody(undisturbed):
+    await undisturbed.bench.publish(b"x" * 5_000_000)
+    await undisturbed.settled()
+
+    (letter,) = await undisturbed.dead_letters()
+
+    assert letter.reason == "unreadable-properties"
+    assert undisturbed.worker.pipeline.totals.rejected == 1

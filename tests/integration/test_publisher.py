@@ -1,0 +1,408 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator
+
+import aio_pika
+import pytest
+from yarl import URL
+
+from configcache import wire
+from configcache.command import ClearConfigurationCache
+from configcache.connection import DRIVER_LOGGERS, connect
+from configcache.publisher import BrokerUnavailable, Publisher, Refused, Unroutable
+from configcache.topology import (
+    COMMAND_QUEUE,
+    PRODUCER_PERMISSIONS,
+    TOPOLOGY,
+    WORKER_PERMISSIONS,
+    Permissions,
+)
+
+COMMAND = ClearConfigurationCache.for_associate("WebClient", "Web", 42)
+
+
+@contextlib.asynccontextmanager
+async def channel_to(url: str) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
+    connection = await connect(url, name="test", timeout_s=10, heartbeat_s=10)
+    async with connection:
+        yield await connection.channel()
+
+
+@pytest.fixture
+async def broker_url(vhost):
+    """A virtual host with the topology on it."""
+    async with channel_to(vhost) as channel:
+        for exchange in TOPOLOGY.exchanges:
+            await channel.declare_exchange(exchange.name, exchange.type, durable=True)
+        queues = {
+            queue.name: await channel.declare_queue(queue.name, durable=True, arguments=dict(queue.arguments))
+            for queue in TOPOLOGY.queues
+        }
+        for binding in TOPOLOGY.bindings:
+            await queues[binding.queue].bind(binding.exchange, binding.routing_key)
+    return vhost
+
+
+async def published(url: str) -> list[aio_pika.abc.AbstractIncomingMessage]:
+    """Take everything out of the command queue."""
+    async with channel_to(url) as channel:
+        queue = await channel.get_queue(COMMAND_QUEUE)
+        messages = []
+        while (message := await queue.get(fail=False)) is not None:
+            await message.ack()
+            messages.append(message)
+        return messages
+
+
+class Relay:
+    """Forwards connections to a broker, until it is told to freeze or to cut them."""
+
+    def __init__(self, url: str) -> None:
+        self._target = URL(url)
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> Relay:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.thaw()
+        self.cut()
+        self._server.close()
+
+    @property
+    def url(self) -> str:
+        return str(self._target.with_port(self.port))
+
+    def freeze(self) -> None:
+        self._flowing.clear()
+
+    def thaw(self) -> None:
+        self._flowing.set()
+
+    def cut(self) -> None:
+        for writer in self._writers:
+            writer.transport.abort()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(self._target.host, self._target.port)
+        await asyncio.gather(self._forward(reader, there[1]), self._forward(there[0], writer))
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65_536):
+                await self._flowing.wait()
+                writer.write(data)
+        writer.close()
+
+
+# The good case
+
+
+async def test_a_published_command_is_in_the_queue_with_the_contracts_properties(broker_url):
+    before_ms = time.time_ns() // 1_000_000
+    async with Publisher(url=broker_url, app_id="config-editor") as publisher:
+        await publisher.publish(COMMAND)
+    after_ms = time.time_ns() // 1_000_000
+
+    (message,) = await published(broker_url)
+    assert message.body == wire.encode(COMMAND)
+    assert wire.decode(message.body, wire.Properties(message.content_type, None, message.type)) == COMMAND
+    assert message.content_type == "application/json"
+    assert message.type == "ClearConfigurationCache"
+    assert message.content_encoding is None
+    assert message.delivery_mode == aio_pika.DeliveryMode.PERSISTENT
+    assert message.app_id == "config-editor"
+    assert uuid.UUID(message.message_id).version == 4
+    assert before_ms <= message.headers["published-at"] <= after_ms
+
+
+async def test_many_tasks_publish_at_once_each_with_an_id_of_its_own(broker_url):
+    commands = [ClearConfigurationCache.for_associate("A", "B", number) for number in range(1, 501)]
+    async with Publisher(url=broker_url, timeout_s=20) as publisher:
+        await asyncio.gather(*(publisher.publish(command) for command in commands))
+
+    messages = await published(broker_url)
+    assert {wire.decode(message.body) for message in messages} == set(commands)
+    assert len({message.message_id for message in messages}) == len(messages) == 500
+
+
+async def test_the_rights_of_a_producer_are_enough(broker_url, rabbitmq):
+    with user(rabbitmq, broker_url, PRODUCER_PERMISSIONS) as url:
+        async with Publisher(url=url) as publisher:
+            await publisher.publish(COMMAND)
+
+    assert len(await published(broker_url)) == 1
+
+
+@contextlib.contextmanager
+def user(rabbitmq, url: str, permissions: Permissions):
+    """A user of the virtual host with these rights and no others."""
+    name = f"user-{uuid.uuid4().hex}"
+    rabbitmq.ctl("add_user", name, "pass")
+    try:
+        vhost = URL(url).path.removeprefix("/")
+        rabbitmq.ctl(
+            "set_permissions", "-p", vhost, name, permissions.configure, permissions.write, permissions.read
+        )
+        yield str(URL(url).with_user(name).with_password("pass"))
+    finally:
+        rabbitmq.ctl("delete_user", name)
+
+
+# What the broker refuses
+
+
+async def test_without_a_bound_queue_publishing_fails_as_unroutable(broker_url):
+    async with channel_to(broker_url) as channel:
+        await channel.queue_delete(COMMAND_QUEUE)
+    async with Publisher(url=broker_url) as publisher:
+        results = await asyncio.gather(
+            *(publisher.publish(COMMAND) for _ in range(20)), return_exceptions=True
+        )
+
+    assert {type(result) for result in results} == {Unroutable}
+    assert "configcache topology" in str(results[0])
+
+
+async def test_without_the_exchange_every_publish_is_refused_with_what_to_do(vhost):
+    async with Publisher(url=vhost) as publisher:
+        for _ in range(3):
+            with pytest.raises(Refused, match=r"no exchange 'configuration'.*configcache topology"):
+                await publisher.publish(COMMAND)
+
+
+async def test_a_refusal_that_outlasts_the_timeout_stays_a_refusal(vhost):
+    async with Publisher(url=vhost, timeout_s=0.5) as publisher:
+        with pytest.raises(Refused):
+            await publisher.publish(COMMAND)
+        deadline = time.monotonic() + 20
+        error: Exception | None = None
+        while "no connection within" not in str(error):
+            assert time.monotonic() < deadline
+            with pytest.raises(Refused, match="no exchange") as caught:
+                await publisher.publish(COMMAND)
+            error = caught.value
+
+
+async def test_works_as_soon_as_what_was_missing_is_there(vhost):
+    async with Publisher(url=vhost, timeout_s=20) as publisher:
+        with pytest.raises(Refused):
+            await publisher.publish(COMMAND)
+        async with channel_to(vhost) as channel:
+            await channel.declare_exchange("configuration", "direct", durable=True)
+            queue = await channel.declare_queue(COMMAND_QUEUE, durable=True)
+            await queue.bind("configuration", COMMAND_QUEUE)
+
+            await publisher.publish(COMMAND)
+
+    assert len(await published(vhost)) == 1
+
+
+async def test_a_user_without_the_right_to_write_is_refused(broker_url, rabbitmq):
+    with user(rabbitmq, broker_url, WORKER_PERMISSIONS) as url:
+        async with Publisher(url=url) as publisher:
+            with pytest.raises(Refused, match="write permission on 'configuration'"):
+                await publisher.publish(COMMAND)
+
+
+async def test_a_full_queue_refuses(vhost):
+    async with channel_to(vhost) as channel:
+        await channel.declare_exchange("configuration", "direct", durable=True)
+        queue = await channel.declare_queue(
+            COMMAND_QUEUE, durable=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"}
+        )
+        await queue.bind("configuration", COMMAND_QUEUE)
+    async with Publisher(url=vhost) as publisher:
+        await publisher.publish(COMMAND)
+
+        with pytest.raises(Refused, match="nack"):
+            await publisher.publish(COMMAND)
+
+
+# The broker away
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"password": "s3cret"}, "user name or password refused"),
+        ({"path": "/no-such-vhost"}, "no vhost 'no-such-vhost'"),
+        ({"port": 1}, "Connect call failed"),
+    ],
+    ids=["wrong password", "no such vhost", "nobody listens"],
+)
+async def test_says_why_there_is_no_connection_and_never_the_password(vhost, changes, words, caplog):
+    url = URL(vhost)
+    for part, value in changes.items():
+        url = getattr(url, f"with_{part}")(value)
+    async with Publisher(url=str(url), timeout_s=1) as publisher:
+        began_s = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match=words) as caught:
+            await publisher.publish(COMMAND)
+
+        assert time.monotonic() - began_s < 3
+        assert "s3cret" not in str(caught.value) + repr(publisher) + caplog.text
+
+
+@pytest.mark.parametrize("url", ["localhost:5672", "http://x/", "amqp://", "amqp://u:s3cret@h:99999/"])
+def test_a_url_that_is_none_is_an_error_at_once(url):
+    with pytest.raises(ValueError, match="broker's URL") as caught:
+        Publisher(url=url)
+
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_what_is_in_flight_when_the_connection_is_cut_goes_over_the_next_one(broker_url):
+    async with Relay(broker_url) as relay, Publisher(url=relay.url, timeout_s=20) as publisher:
+        await publisher.publish(COMMAND)
+        relay.freeze()
+        in_flight = [asyncio.create_task(publisher.publish(COMMAND)) for _ in range(50)]
+        await asyncio.sleep(0.05)
+        relay.cut()
+        relay.thaw()
+
+        await asyncio.gather(*in_flight)
+
+    messages = await published(broker_url)
+    assert len({message.message_id for message in messages}) == len(messages) >= 51
+
+
+async def test_a_connection_that_died_unnoticed_costs_no_error(broker_url):
+    async with Relay(broker_url) as relay, Publisher(url=relay.url, timeout_s=20) as publisher:
+        for _ in range(5):
+            await publisher.publish(COMMAND)
+            relay.cut()
+
+    assert len(await published(broker_url)) >= 5
+
+
+async def test_a_frozen_broker_costs_the_timeout_and_no_more(broker_url):
+    async with Relay(broker_url) as relay, Publisher(url=relay.url, timeout_s=0.5) as publisher:
+        await publisher.publish(COMMAND)
+        relay.freeze()
+        began_s = time.monotonic()
+        results = await asyncio.gather(
+            *(publisher.publish(COMMAND) for _ in range(50)), return_exceptions=True
+        )
+        took_s = time.monotonic() - began_s
+        relay.thaw()
+
+        assert {type(result) for result in results} == {BrokerUnavailable}
+        assert took_s < 2
+        await publisher.publish(COMMAND)
+
+
+async def test_a_broker_that_is_frozen_from_the_start_costs_the_timeout_and_no_more(vhost):
+    async with Relay(vhost) as relay, Publisher(url=relay.url, timeout_s=0.3) as publisher:
+        relay.freeze()
+        began_s = time.monotonic()
+        with pytest.raises(BrokerUnavailable):
+            await publisher.publish(COMMAND)
+
+        assert time.monotonic() - began_s < 1.5
+
+
+async def test_a_broker_blocked_by_an_alarm_costs_the_timeout_and_no_more(broker_url, rabbitmq):
+    async with Publisher(url=broker_url, timeout_s=1) as publisher:
+        await publisher.publish(COMMAND)
+        await asyncio.to_thread(rabbitmq.ctl, "set_vm_memory_high_watermark", "0")
+        try:
+            for _ in range(3):
+                with pytest.raises(BrokerUnavailable):
+                    await publisher.publish(COMMAND)
+        finally:
+            await asyncio.to_thread(rabbitmq.ctl, "set_vm_memory_high_watermark", "absolute", "1GB")
+
+        await publisher.publish(COMMAND)
+
+
+async def test_works_again_after_the_broker_has_been_restarted(broker_url, rabbitmq):
+    async with Publisher(url=broker_url, timeout_s=1) as publisher:
+        await publisher.publish(COMMAND)
+        await asyncio.to_thread(rabbitmq.stop)
+        try:
+            with pytest.raises(BrokerUnavailable, match="no connection"):
+                await publisher.publish(COMMAND)
+        finally:
+            await asyncio.to_thread(rabbitmq.start)
+
+        async with asyncio.timeout(40):
+            while (await asyncio.gather(publisher.publish(COMMAND), return_exceptions=True))[0] is not None:
+                pass
+
+    assert len(await published(broker_url)) >= 2
+
+
+async def test_starts_before_its_broker(broker_url):
+    relay = Relay(broker_url)
+    async with relay:
+        pass  # the port is known now, and nobody listens there
+    async with Publisher(url=relay.url, timeout_s=20) as publisher:
+        publishing = asyncio.create_task(publisher.publish(COMMAND))
+        await asyncio.sleep(0)
+        server = await asyncio.start_server(relay._accept, "127.0.0.1", relay.port)
+        async with server:
+            await publishing
+
+    assert len(await published(broker_url)) == 1
+
+
+# Its life
+
+
+async def test_publishing_outside_of_the_context_is_a_mistake_told_at_once(vhost):
+    with pytest.raises(RuntimeError, match="async with"):
+        await Publisher(url=vhost).publish(COMMAND)
+
+
+async def test_publishing_after_the_end_fails_at_once(vhost):
+    publisher = Publisher(url=vhost)
+    async with publisher:
+        pass
+
+    with pytest.raises(BrokerUnavailable, match="stopped"):
+        await publisher.publish(COMMAND)
+
+
+async def test_a_cancelled_publish_is_cancelled_and_the_next_one_works(broker_url):
+    async with Relay(broker_url) as relay, Publisher(url=relay.url) as publisher:
+        await publisher.publish(COMMAND)
+        relay.freeze()
+        publishing = asyncio.create_task(publisher.publish(COMMAND))
+        await asyncio.sleep(0.05)
+        publishing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await publishing
+        relay.thaw()
+
+        await publisher.publish(COMMAND)
+
+
+async def test_no_task_is_left_and_nobody_sees_a_traceback(broker_url, caplog):
+    for logger in DRIVER_LOGGERS:
+        caplog.set_level(logging.CRITICAL + 1, logger)
+    before = asyncio.all_tasks()
+    async with Relay(broker_url) as relay, Publisher(url=relay.url, timeout_s=20) as publisher:
+        for _ in range(3):
+            await publisher.publish(COMMAND)
+            relay.cut()
+        await publisher.publish(COMMAND)
+    async with asyncio.timeout(10):
+        while leftovers := asyncio.all_tasks() - before:
+            await asyncio.wait(leftovers)
+    gc.collect()
+
+    assert [record.name for record in caplog.records if record.exc_info or record.name == "asyncio"] == []
+    assert [record for record in caplog.records if record.levelno > logging.WARNING] == []

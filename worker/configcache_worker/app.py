@@ -1,0 +1,239 @@
+"""
+Composition: the only place that knows concrete classes. Builds a worker from settings, runs it, and stops it in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+import structlog
+
+from configcache.connection import Supervisor
+from configcache.retry import RetryPolicy
+from configcache_worker.core.pipeline import Limits, Pipeline
+from configcache_worker.core.ports import TableFault
+from configcache_worker.observe.health import HealthServer, Readiness
+from configcache_worker.postgres.cache_table import PostgresCacheTable
+from configcache_worker.postgres.catalog import LayoutError
+from configcache_worker.postgres.connection import TimeLimits
+from configcache_worker.postgres.statements import TableLayout
+from configcache_worker.rabbitmq.dead_letters import RabbitDeadLetters
+from configcache_worker.rabbitmq.declare import TopologyMismatch, declare
+from configcache_worker.rabbitmq.deliveries import Deliveries, DeliverySession
+from configcache_worker.settings import CacheSettings, Settings
+
+log = structlog.stdlib.get_logger()
+
+
+class StartRefused(Exception):
+    """The worker can't do its work as things are set up, and waiting would not help. The text is one line."""
+
+
+class Worker:
+    """
+    Consumes commands and clears rows until told to stop. Built by :func:`build_worker`.
+
+    Broker, database and table need not be there at the start: the worker waits for them with back-off.
+    """
+
+    def __init__(
+        self,
+        *,
+        pipeline: Pipeline,
+        table: PostgresCacheTable,
+        deliveries: Deliveries,
+        dead_letters: RabbitDeadLetters,
+        policy: RetryPolicy,
+        drain_timeout_s: float,
+        health_address: tuple[str, int] | None,
+    ) -> None:
+        self.pipeline = pipeline
+        self.sessions = Supervisor[DeliverySession](
+            name="consumer", open=self._open_session, policy=policy, on_failure=_tell_failure
+        )
+        self._table = table
+        self._deliveries = deliveries
+        self._dead_letters = dead_letters
+        self._drain_timeout_s = drain_timeout_s
+        self._health = health_address and HealthServer(*health_address, readiness=self.readiness)
+        self._stopping = asyncio.Event()
+        self._refusal: StartRefused | None = None
+
+    def __repr__(self) -> str:
+        return f"<Worker {self.pipeline!r} {self.sessions!r}>"
+
+    async def run(self) -> None:
+        """
+        Work until :meth:`stop`, then drain.
+
+        Raises:
+            StartRefused: Topology or table are not as they must be.
+            Exception: A part of the worker died. Nothing is lost: what is not settled stays the broker's.
+        """
+        if self._health:
+            try:
+                await self._health.start()
+            except OSError as error:
+                raise StartRefused(
+                    f"can't serve the probes (telemetry.host, telemetry.port): {error}"
+                ) from error
+        pipeline = asyncio.create_task(self.pipeline.run(), name="pipeline")
+        sessions = asyncio.create_task(self.sessions.run(), name="sessions")
+        stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
+        log.info("worker.started")
+        try:
+            await asyncio.wait({pipeline, sessions, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if self._refusal is not None:
+                raise self._refusal
+            for task in (pipeline, sessions):
+                if task.done():
+                    task.result()
+            await self._drain(pipeline)
+        finally:
+            await self._close(pipeline, sessions, stopping)
+        log.info("worker.stopped")
+
+    def stop(self) -> None:
+        """Ask :meth:`run` to drain and return. Safe to repeat."""
+        self._stopping.set()
+
+    async def readiness(self) -> Readiness:
+        """Whether commands are cleared as they come, and if not, why: consuming, not paused, table writable."""
+        reasons = self.pipeline.troubles()
+        if self.sessions.current is None:
+            reasons["broker"] = "not consuming"
+        if "database" not in reasons and not self.pipeline.in_flight:
+            # While commands are in flight, their statement is the probe, and the connection is in use.
+            try:
+                await self._table.probe()
+            except TableFault as fault:
+                reasons["database"] = str(fault)
+        return Readiness(ready=not reasons, reasons=reasons)
+
+    async def _open_session(self) -> DeliverySession:
+        try:
+            await self.pipeline.ready_to_consume()
+            await self._table.check_layout()
+            session = await self._deliveries.open()
+        except (TopologyMismatch, LayoutError) as error:
+            self._refusal = StartRefused(str(error))
+            self._stopping.set()
+            await asyncio.Event().wait()  # no next attempt: run() is about to end this one
+            raise
+        log.info("session.started", consequence="commands are consumed")
+        return session
+
+    async def _drain(self, pipeline: asyncio.Task[None]) -> None:
+        log.info("worker.draining", in_flight=self.pipeline.in_flight, deadline_s=self._drain_timeout_s)
+        session = self.sessions.current
+        try:
+            async with asyncio.timeout(self._drain_timeout_s):
+                if session is not None:
+                    # What the broker sends until it confirms the cancellation still counts as received.
+                    await session.cancel_consumer()
+                self.pipeline.drain()
+                await pipeline
+                if session is not None:
+                    # Without an answer from the broker behind them the last acknowledgements would be lost.
+                    await session.flush()
+        except TimeoutError:
+            log.warning(
+                "worker.drain_timed_out",
+                in_flight=self.pipeline.in_flight,
+                consequence="the broker hands these commands out again",
+            )
+
+    async def _close(self, *tasks: asyncio.Task[object]) -> None:
+        # First the source, then what works on it, last what the work needs.
+        await self.sessions.stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._dead_letters.stop()
+        await self._table.close()
+        if self._health:
+            await self._health.stop()
+
+
+def build_worker(settings: Settings) -> Worker:
+    """
+    Put a worker together. Connects to nothing yet.
+
+    Args:
+        settings: The sections ``broker``, ``database``, ``cache``, ``worker`` and ``telemetry``.
+    """
+    broker, database, limits, telemetry = (
+        settings.broker,
+        settings.database,
+        settings.worker,
+        settings.telemetry,
+    )
+    policy = RetryPolicy(first_s=limits.first_retry_s, longest_s=limits.longest_retry_s)
+    table = PostgresCacheTable(
+        database.url,
+        layout=table_layout(settings.cache),
+        limits=TimeLimits(
+            connect_timeout_s=database.connect_timeout_s,
+            lock_timeout_s=database.lock_timeout_s,
+            statement_timeout_s=database.statement_timeout_s,
+            idle_in_transaction_timeout_s=database.idle_in_transaction_timeout_s,
+        ),
+        cache_statements=database.statement_cache,
+    )
+    dead_letters = RabbitDeadLetters(
+        url=broker.url,
+        policy=policy,
+        connect_timeout_s=broker.connect_timeout_s,
+        heartbeat_s=broker.heartbeat_s,
+    )
+    pipeline = Pipeline(
+        table=table,
+        dead_letters=dead_letters,
+        policy=policy,
+        limits=Limits(
+            prefetch=limits.prefetch,
+            batch=limits.batch,
+            chunk_rows=limits.chunk_rows,
+            max_held_bytes=limits.max_held_bytes,
+        ),
+    )
+    deliveries = Deliveries(
+        url=broker.url,
+        prefetch=limits.prefetch,
+        connect_timeout_s=broker.connect_timeout_s,
+        heartbeat_s=broker.heartbeat_s,
+        prepare=partial(declare, may_declare=broker.declare),
+        receive=pipeline.receive,
+    )
+    return Worker(
+        pipeline=pipeline,
+        table=table,
+        deliveries=deliveries,
+        dead_letters=dead_letters,
+        policy=policy,
+        drain_timeout_s=limits.drain_timeout_s,
+        health_address=(telemetry.host, telemetry.port) if telemetry.port else None,
+    )
+
+
+def table_layout(cache: CacheSettings) -> TableLayout:
+    """Where the settings say the cached rows are."""
+    return TableLayout(
+        schema=cache.schema_,
+        table=cache.table,
+        application=cache.columns.application,
+        instance=cache.columns.instance,
+        associate=cache.columns.associate,
+        item=cache.columns.item or None,
+    )
+
+
+def _tell_failure(attempt: int, delay_s: float, cause: BaseException) -> None:
+    log.warning(
+        "session.failed",
+        attempt=attempt,
+        retry_in_s=round(delay_s, 3),
+        error=str(cause) or type(cause).__name__,
+        consequence="nothing is consumed until the next session; nothing is lost",
+    )

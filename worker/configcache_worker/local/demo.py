@@ -55,6 +55,7 @@ MISTAKES: Final = (
     (b'{"Application":"","Instance":"Web","ForAllAssociates":true}', "invalid-application"),
     (b"clear everything, please", "invalid-json"),
 )
+_BATCHES_SHOWN: Final = 8
 _PATIENCE_S: Final = 30.0
 _POLL_S: Final = 0.05
 
@@ -117,8 +118,7 @@ class _Demonstration:
 
     async def _publish(self, bench: Workbench) -> None:
         async with Publisher(url=self._broker_url, app_id="demo") as publisher:
-            for command in FROM_SDK:
-                await publisher.publish(command)
+            await asyncio.gather(*(publisher.publish(command) for command in FROM_SDK))
         self._say(f"Published {len(FROM_SDK)} commands with configcache.Publisher, such as")
         self._say(f"    {FROM_SDK[0]!r}")
         await asyncio.to_thread(_publish_bare, self._broker_url, [BARE, *(body for body, _ in MISTAKES)])
@@ -192,12 +192,17 @@ class _Demonstration:
     def _show_batches(self, events: Iterable[dict[str, Any]]) -> None:
         batches = [event for event in events if event["event"] == "batch.cleared"]
         self._say(f"\n{'batches':<10}{'commands':>10}{'scopes':>8}{'rows':>8}{'ms':>8}")
-        for number, batch in enumerate(batches, 1):
-            self._say(
-                f"{number:<10}{batch['commands']:>10}{batch['scopes']:>8}{batch['rows']:>8}"
-                f"{batch['duration_s'] * 1000:>8.1f}"
-            )
-        self._say("")
+        for number, batch in enumerate(batches[:_BATCHES_SHOWN], 1):
+            self._say(_batch_line(str(number), [batch]))
+        if len(batches) > _BATCHES_SHOWN:
+            self._say("...")
+        self._say(_batch_line(f"all {len(batches)}", batches) + "\n")
+
+
+def _batch_line(name: str, batches: Sequence[dict[str, Any]]) -> str:
+    commands, scopes, rows = (sum(batch[key] for batch in batches) for key in ("commands", "scopes", "rows"))
+    duration_ms = sum(batch["duration_s"] for batch in batches) * 1000
+    return f"{name:<10}{commands:>10}{scopes:>8}{rows:>8}{duration_ms:>8.1f}"
 
 
 def _rows() -> list[CacheRow]:

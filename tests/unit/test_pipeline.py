@@ -58,12 +58,13 @@ class FakeTable:
 
     def __init__(self, rows=()):
         self.rows = set(rows)
-        self.passes, self.attempts = [], 0
+        self.passes, self.begun, self.attempts = [], 0, 0
         self.fails = lambda scopes, limit: None
         self.held = asyncio.Event()
         self.held.set()
 
     async def clear(self, scopes, *, after, limit):
+        self.begun += 1
         await self.held.wait()
         await asyncio.sleep(0)
         self.attempts += 1
@@ -418,3 +419,62 @@ async def test_a_fault_of_the_pipeline_itself_ends_it():
     with pytest.raises(ExceptionGroup, match="unhandled"):
         await asyncio.wait_for(task, 5)
     assert rig.session.open == {1}
+
+
+async def test_draining_during_an_outage_does_not_wait_for_the_attempt_that_is_running():
+    rig = Rig()
+    rig.table.fails = refuse("57P03")
+    task = asyncio.create_task(rig.pipeline.run())
+    rig.receive(one(1))
+    await eventually(lambda: "database" in rig.pipeline.troubles())
+    rig.table.held.clear()
+    attempts = rig.table.begun
+    await eventually(lambda: rig.table.begun > attempts)
+
+    rig.pipeline.drain()
+    await asyncio.wait_for(task, 5)
+
+    assert rig.session.open == {1}
+
+
+async def test_when_unburied_poison_fills_half_the_prefetch_readiness_says_so():
+    async with running(Rig(prefetch=250)) as rig:
+        rig.dead_letters.outcome = Burial.UNAVAILABLE
+
+        rig.receive(*[b"{"] * 240)
+        await eventually(lambda: "dead-letters-unavailable" in rig.pipeline.troubles())
+        rig.receive(one(1))
+        await eventually(lambda: rig.session.acked == {241})
+        rig.dead_letters.outcome = Burial.CONFIRMED
+        await rig.settled()
+
+        assert rig.pipeline.troubles() == {}
+
+
+async def test_a_convicted_command_that_was_too_long_to_keep_is_left_to_the_broker(rig):
+    rig.table.rows = {row(7)}
+    rig.table.fails = refuse("P0001", 7)
+
+    rig.receive(one(7), size=100_000)
+    for associate in itertools.cycle(range(21, 30)):
+        rig.table.rows.add(row(associate))
+        (tag,) = rig.receive(one(associate))
+        await eventually(lambda tag=tag: tag in rig.session.acked)
+        if not rig.session.open:
+            break
+
+    assert rig.session.rejected == {1}
+    assert rig.dead_letters.letters == []
+
+
+async def test_a_command_under_suspicion_does_not_fail_the_batches_after_it(rig):
+    rig.table.rows = {row(7), row(8)}
+    rig.table.fails = refuse("P0001", 7)
+    rig.receive(one(7))
+    await eventually(lambda: rig.table.attempts > 3)
+
+    rig.receive(one(7), one(8))
+    await eventually(lambda: rig.session.acked == {3})
+
+    assert rig.session.open == {1, 2}
+    assert [scope.associate_id for scopes in rig.table.passes for scope in scopes] == [8]

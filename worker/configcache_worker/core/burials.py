@@ -1,0 +1,130 @@
+"""
+Take deliveries that can never succeed to the dead letters, beside the clearing and without holding it up.
+
+A delivery is settled only once the broker has its letter. One that can't be published stays open and is tried again; if
+too much is held that way, the session is ended, and none is opened until a letter has got through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+
+from configcache.retry import RetryPolicy
+from configcache_worker.core.intake import Intake
+from configcache_worker.core.ports import Burial, DeadLetters, Letter
+from configcache_worker.core.waiting import wait_for
+
+log = structlog.stdlib.get_logger()
+
+_LETTERS_AT_ONCE: Final = 100
+
+
+class Burials:
+    """
+    The dead letters' side of a pipeline.
+
+    Args:
+        dead_letters: Where letters go.
+        policy: Delays while they can't be published.
+        max_held_bytes: Most bytes of deliveries held for letters that are not confirmed.
+        on_settled: Told how many deliveries were buried and how many left to the broker.
+    """
+
+    def __init__(
+        self,
+        *,
+        dead_letters: DeadLetters,
+        policy: RetryPolicy,
+        max_held_bytes: int,
+        on_settled: Callable[[int, int], None],
+    ) -> None:
+        self._dead_letters = dead_letters
+        self._policy = policy
+        self._max_held_bytes = max_held_bytes
+        self._on_settled = on_settled
+        self._intake: Intake | None = None
+        self._overflow: Letter | None = None
+        self._letters_came = asyncio.Event()
+        self._drain_asked = asyncio.Event()
+
+    @property
+    def has_overflowed(self) -> bool:
+        """Whether too much was held, and no letter has got through since."""
+        return self._overflow is not None
+
+    def condemn(self, intake: Intake, letter: Letter) -> None:
+        """Take over an open delivery of *intake*."""
+        self._intake = intake
+        intake.letters.append(letter)
+        intake.held_bytes += letter.delivery.size
+        self._letters_came.set()
+        if intake.held_bytes > self._max_held_bytes:
+            self._overflow = letter
+            intake.session.end("more unreadable messages than may be held while they can't be dead-lettered")
+
+    def drop_intake(self) -> None:
+        """The session has ended: its letters are written anew when the broker hands the messages out again."""
+        self._intake = None
+
+    def drain(self) -> None:
+        """Ask :meth:`run` to return after one last try for what is waiting."""
+        self._drain_asked.set()
+        self._letters_came.set()
+
+    async def recover(self) -> None:
+        """After an overflow, wait until a letter has got through. It may be there twice then."""
+        attempt = 0
+        while self._overflow is not None:
+            (outcome,) = await self._dead_letters.bury([self._overflow])
+            if outcome is Burial.UNAVAILABLE:
+                attempt += 1
+                await asyncio.sleep(self._policy.delay_s(attempt))
+            else:
+                self._overflow = None
+
+    async def run(self) -> None:
+        """Bury until drained."""
+        failures = 0
+        while (intake := await self._letters_waiting()) is not None:
+            letters = [intake.letters.popleft() for _ in range(min(len(intake.letters), _LETTERS_AT_ONCE))]
+            outcomes = await self._dead_letters.bury(letters)
+            if self._settle(intake, letters, outcomes):
+                failures = 0
+                continue
+            if self._drain_asked.is_set():
+                return
+            failures += 1
+            await wait_for(self._drain_asked, timeout_s=self._policy.delay_s(failures))
+
+    async def _letters_waiting(self) -> Intake | None:
+        """The intake whose letters can be published, or None when drained."""
+        while True:
+            if (intake := self._intake) and not intake.has_ended and intake.letters:
+                return intake
+            if self._drain_asked.is_set():
+                return None
+            self._letters_came.clear()
+            await self._letters_came.wait()
+
+    def _settle(self, intake: Intake, letters: Sequence[Letter], outcomes: Sequence[Burial]) -> bool:
+        """Settle the deliveries whose letters are safe, keep the others. Whether all were."""
+        tags: dict[Burial, list[int]] = {outcome: [] for outcome in Burial}
+        reasons: Counter[str] = Counter()
+        for letter, outcome in zip(letters, outcomes, strict=True):
+            tags[outcome].append(letter.delivery.tag)
+            if outcome is Burial.UNAVAILABLE:
+                intake.letters.append(letter)
+            else:
+                intake.held_bytes -= letter.delivery.size
+                reasons[letter.reason.value] += 1
+        if reasons:
+            log.warning("letters.buried", count=reasons.total(), reasons=dict(reasons))
+        intake.refuse(tags[Burial.UNENCODABLE])
+        intake.done(tags[Burial.CONFIRMED])
+        self._on_settled(len(tags[Burial.CONFIRMED]), len(tags[Burial.UNENCODABLE]))
+        return not tags[Burial.UNAVAILABLE]

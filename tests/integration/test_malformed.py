@@ -1,5 +1,6 @@
 """Whatever is published, the worker neither stops nor reconnects: it ends in the dead letters, beside good commands applied."""
 
+import asyncio
 import json
 import struct
 
@@ -7,6 +8,7 @@ import pytest
 from pamqp.commands import Basic
 
 from configcache import ClearConfigurationCache
+from configcache_worker.rabbitmq.workbench import Workbench
 from tests.raw import RawProperties, short
 
 GOOD = {"Application": "WebClient", "Instance": "Web", "AssociateId": 42}
@@ -71,6 +73,7 @@ UNREADABLE = {
     "a message id that is not UTF-8": raw(MESSAGE_ID, short(b"\xff\xfe")),
     "a correlation id that is not UTF-8": raw(CORRELATION_ID, short(b"\xc3")),
     "a header's key that is not UTF-8": raw(HEADERS, table(short(b"\xff") + b"t\x01")),
+    "tables nested ten thousand deep": raw(HEADERS, nested(10_000)),
     "a timestamp out of range in a header": raw(HEADERS, table(short(b"at") + b"T" + b"\x7f" * 8)),
 }
 READABLE = {
@@ -193,6 +196,20 @@ async def test_what_is_copied_moved_and_written_on_a_dead_letter(undisturbed):
     assert letter.headers["original-routing-key"] == "clear-configuration-cache.v1"
     assert letter.headers["dead-letter-reason"] == "invalid-json"
     assert "CC" not in letter.headers
+
+
+async def test_poison_in_the_name_of_another_user_is_dead_lettered_all_the_same(undisturbed, rabbitmq):
+    await asyncio.to_thread(rabbitmq.ctl, "set_user_tags", "guest", "administrator", "impersonator")
+    try:
+        async with Workbench(undisturbed.settings.broker.url) as bench:  # rights are read when connecting
+            await bench.publish(b"{", Basic.Properties(user_id="somebody-else"))
+    finally:
+        await asyncio.to_thread(rabbitmq.ctl, "set_user_tags", "guest", "administrator")
+    await undisturbed.settled()
+
+    (letter,) = await undisturbed.dead_letters()
+    assert letter.properties.user_id is None
+    assert letter.headers["original-user-id"] == "somebody-else"
 
 
 async def test_headers_that_leave_no_room_for_a_reason_go_as_they_are(undisturbed):

@@ -667,10 +667,21 @@ async def test_the_texts_of_failures_hold_no_password(open_table):
     assert "s3cret" not in str(fault) + repr(table) + repr(fault.__cause__)
 
 
-async def test_a_database_that_does_not_exist_keeps_its_sqlstate(database, open_table):
+async def test_a_refused_connection_is_never_a_commands_fault_but_tells_its_sqlstate(database, open_table):
     table = open_table(url=urlsplit(database)._replace(path="/no_such_database").geturl())
 
-    assert (await fault_of(table.probe())).sqlstate == "3D000"
+    fault = await fault_of(table.probe())
+
+    assert fault.sqlstate is None
+    assert "3D000" in str(fault)
+
+
+async def test_a_piece_of_a_password_with_a_slash_in_it_is_not_taken_for_the_address(open_table):
+    table = open_table(url="postgresql://me:s3c/ret@127.0.0.1:1/db")
+
+    fault = await fault_of(table.probe())
+
+    assert "s3c" not in str(fault) + repr(table)
 
 
 async def test_closing_twice_is_safe_and_the_next_statement_connects_anew(table):

@@ -223,6 +223,22 @@ async def test_headers_that_leave_no_room_for_a_reason_go_as_they_are(undisturbe
     assert letter.headers["header-124"] == "x" * 1000
 
 
+async def test_poison_that_comes_faster_than_it_is_buried_is_buried_once(new_system):
+    async with new_system(start_worker=False, worker={"max_held_bytes": 2 * 1024 * 1024}) as system:
+        bodies = [str(number).encode() + b" " * 100_000 for number in range(300)]
+        await system.publish_raw(*bodies)
+        await system.fill([("WebClient", "Web", 42, "Contact")])
+        await system.publish_raw(JSON)
+        worker = await system.start_worker()
+        session = worker.sessions.current
+
+        await system.settled(timeout_s=30)
+
+        assert await system.rows() == set()
+        assert sorted(letter.body for letter in await system.dead_letters()) == sorted(bodies)
+        assert worker.sessions.current is session
+
+
 async def test_a_body_of_five_megabytes_is_not_kept_and_harms_nobody(undisturbed):
     await undisturbed.bench.publish(b"x" * 5_000_000)
     await undisturbed.settled()

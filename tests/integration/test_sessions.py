@@ -112,6 +112,21 @@ async def test_only_the_command_a_trigger_refuses_is_dead_lettered(system):
     assert {associate for _, _, associate, _ in await system.rows() if associate < 400} == {7}
 
 
+async def test_a_row_that_somebody_holds_keeps_no_other_command_waiting(new_system):
+    async with new_system(database={"lock_timeout_s": 0.1}) as system:
+        await system.fill([row(associate) for associate in range(1, 101)])
+
+        async with locked_row(system, 7):
+            await system.publish(*[clear(associate) for associate in range(1, 101)])
+            await eventually(lambda: rows_are_gone(system, {*range(1, 101)} - {7}))
+            assert (await system.worker.readiness()).ready
+            assert await system.rows() == {row(7)}
+        await system.settled()
+
+        assert await system.rows() == set()
+        assert await system.dead_letters() == []
+
+
 async def test_workers_with_overlapping_clears_never_deadlock(new_system, postgres):
     seconds = 10.0
     async with new_system() as system:

@@ -11,7 +11,8 @@ import structlog
 
 from configcache.connection import Supervisor
 from configcache.retry import RetryPolicy
-from configcache_worker.core.pipeline import Limits, Pipeline
+from configcache_worker.core.bounds import Limits
+from configcache_worker.core.pipeline import Pipeline
 from configcache_worker.core.ports import TableFault
 from configcache_worker.observe.health import HealthServer, Readiness
 from configcache_worker.postgres.cache_table import PostgresCacheTable
@@ -134,26 +135,26 @@ class Worker:
                     await session.cancel_consumer()
                 self.pipeline.drain()
                 await pipeline
-                if session is not None:
-                    # Without an answer from the broker behind them the last acknowledgements would be lost.
-                    await session.flush()
         except TimeoutError:
             log.warning(
                 "worker.drain_timed_out",
                 in_flight=self.pipeline.in_flight,
                 consequence="the broker hands these commands out again",
             )
+        if session is not None and not session.has_ended:
+            # Without an answer from the broker behind them the last acknowledgements would be lost.
+            await session.flush()
 
     async def _close(self, *tasks: asyncio.Task[object]) -> None:
-        # First the source, then what works on it, last what the work needs.
+        # First the source, then what works on it, the probes that ask it, and last what all of them need.
         await self.sessions.stop()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._dead_letters.stop()
-        await self._table.close()
         if self._health:
             await self._health.stop()
+        await self._dead_letters.stop()
+        await self._table.close()
 
 
 def build_worker(settings: Settings) -> Worker:

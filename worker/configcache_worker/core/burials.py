@@ -1,20 +1,22 @@
 """
 Take deliveries that can never succeed to the dead letters, beside the clearing and without holding it up.
 
-A delivery is settled only once the broker has its letter. One that can't be published stays open and is tried again; if
-too much is held that way, the session is ended, and none is opened until a letter has got through.
+A delivery is settled only once the broker has its letter. One that can't be published stays open and is tried again.
+Memory is bounded twice: where poison comes faster than its letters are confirmed, no more is read until they are; where
+none is confirmed any more, the session is ended, and the next one is not opened until a letter has got through.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
 
 from configcache.retry import RetryPolicy
+from configcache_worker.core.bounds import Totals
 from configcache_worker.core.intake import Intake
 from configcache_worker.core.ports import Burial, DeadLetters, Letter
 from configcache_worker.core.waiting import wait_for
@@ -31,22 +33,19 @@ class Burials:
     Args:
         dead_letters: Where letters go.
         policy: Delays while they can't be published.
-        max_held_bytes: Most bytes of deliveries held for letters that are not confirmed.
-        on_settled: Told how many deliveries were buried and how many left to the broker.
+        max_held_bytes: Bound of the bytes held for letters that are not confirmed. Reading pauses at half of it, and goes
+            on at a quarter.
+        totals: Counts what was buried or rejected.
     """
 
     def __init__(
-        self,
-        *,
-        dead_letters: DeadLetters,
-        policy: RetryPolicy,
-        max_held_bytes: int,
-        on_settled: Callable[[int, int], None],
+        self, *, dead_letters: DeadLetters, policy: RetryPolicy, max_held_bytes: int, totals: Totals
     ) -> None:
         self._dead_letters = dead_letters
         self._policy = policy
-        self._max_held_bytes = max_held_bytes
-        self._on_settled = on_settled
+        self._pause_bytes = max_held_bytes // 2
+        self._resume_bytes = max_held_bytes // 4
+        self._totals = totals
         self._intake: Intake | None = None
         self._overflow: Letter | None = None
         self._letters_came = asyncio.Event()
@@ -57,15 +56,26 @@ class Burials:
         """Whether too much was held, and no letter has got through since."""
         return self._overflow is not None
 
-    def condemn(self, intake: Intake, letter: Letter) -> None:
-        """Take over an open delivery of *intake*."""
+    def condemn(self, intake: Intake, tag: int, letter: Letter | None) -> None:
+        """
+        Take over an open delivery of *intake*.
+
+        Args:
+            intake: What it came with.
+            tag: The delivery's.
+            letter: What to publish. None leaves the delivery to the broker's own dead-lettering.
+        """
+        if letter is None:
+            intake.ledger.refused([tag])
+            self._totals.rejected += 1
+            return
         self._intake = intake
         intake.letters.append(letter)
+        intake.unburied += 1
         intake.held_bytes += letter.delivery.size
         self._letters_came.set()
-        if intake.held_bytes > self._max_held_bytes:
-            self._overflow = letter
-            intake.session.end("more unreadable messages than may be held while they can't be dead-lettered")
+        if intake.held_bytes > self._pause_bytes:
+            intake.session.pause()
 
     def drop_intake(self) -> None:
         """The session has ended: its letters are written anew when the broker hands the messages out again."""
@@ -81,11 +91,11 @@ class Burials:
         attempt = 0
         while self._overflow is not None:
             (outcome,) = await self._dead_letters.bury([self._overflow])
-            if outcome is Burial.UNAVAILABLE:
+            if outcome is Burial.CONFIRMED:
+                self._overflow = None
+            else:
                 attempt += 1
                 await asyncio.sleep(self._policy.delay_s(attempt))
-            else:
-                self._overflow = None
 
     async def run(self) -> None:
         """Bury until drained."""
@@ -93,9 +103,13 @@ class Burials:
         while (intake := await self._letters_waiting()) is not None:
             letters = [intake.letters.popleft() for _ in range(min(len(intake.letters), _LETTERS_AT_ONCE))]
             outcomes = await self._dead_letters.bury(letters)
-            if self._settle(intake, letters, outcomes):
+            settled = self._settle(intake, letters, outcomes)
+            if settled == len(letters):
                 failures = 0
                 continue
+            if not settled and intake.held_bytes > self._pause_bytes:
+                self._overflow = letters[0]
+                intake.session.end("the dead letters can't be published, and no more can be held meanwhile")
             if self._drain_asked.is_set():
                 return
             failures += 1
@@ -111,8 +125,8 @@ class Burials:
             self._letters_came.clear()
             await self._letters_came.wait()
 
-    def _settle(self, intake: Intake, letters: Sequence[Letter], outcomes: Sequence[Burial]) -> bool:
-        """Settle the deliveries whose letters are safe, keep the others. Whether all were."""
+    def _settle(self, intake: Intake, letters: Sequence[Letter], outcomes: Sequence[Burial]) -> int:
+        """Settle the deliveries whose letters are safe, keep the others. How many were settled."""
         tags: dict[Burial, list[int]] = {outcome: [] for outcome in Burial}
         reasons: Counter[str] = Counter()
         for letter, outcome in zip(letters, outcomes, strict=True):
@@ -122,9 +136,14 @@ class Burials:
             else:
                 intake.held_bytes -= letter.delivery.size
                 reasons[letter.reason.value] += 1
-        if reasons:
-            log.warning("letters.buried", count=reasons.total(), reasons=dict(reasons))
-        intake.refuse(tags[Burial.UNENCODABLE])
+        settled = reasons.total()
+        intake.unburied -= settled
+        self._totals.buried += len(tags[Burial.CONFIRMED])
+        self._totals.rejected += len(tags[Burial.UNENCODABLE])
+        intake.ledger.refused(tags[Burial.UNENCODABLE])
         intake.done(tags[Burial.CONFIRMED])
-        self._on_settled(len(tags[Burial.CONFIRMED]), len(tags[Burial.UNENCODABLE]))
-        return not tags[Burial.UNAVAILABLE]
+        if settled:
+            log.warning("letters.buried", count=settled, reasons=dict(reasons))
+        if intake.held_bytes <= self._resume_bytes:
+            intake.session.resume()
+        return settled

@@ -96,13 +96,15 @@ def suspect(before: Suspicion | None, fault: TableFault, *, contrasts: int) -> S
 
     Args:
         before: What was held against it until now.
-        fault: How it failed. A fault of this program is never held against a command.
+        fault: How it failed. Only what may be the command's fault is held against it: neither an outage that only its rows
+            meet (a lock, a damaged page), nor its size, nor a fault of this program.
         contrasts: How many commands have gone through and deleted rows, in all. A clear that finds nothing shows
             little: it goes through even where a trigger refuses every deletion.
     """
+    may_convict = blame(fault) is Blame.COMMAND and not fault.unexpected
     if before is None:
-        return Suspicion(failures=0 if fault.unexpected else 1, tries=1, contrasts=contrasts)
-    counts = not fault.unexpected and contrasts > before.contrasts
+        return Suspicion(failures=int(may_convict), tries=1, contrasts=contrasts)
+    counts = may_convict and contrasts > before.contrasts
     return Suspicion(
         failures=before.failures + counts,
         tries=before.tries + 1,

@@ -32,8 +32,10 @@ class Intake:
     """Failed alone, waiting for a trial of their own."""
     letters: deque[Letter] = field(default_factory=deque)
     """Can never succeed, waiting for their way to the dead letters."""
+    unburied: int = 0
+    """Deliveries whose letters are not confirmed, waiting or on their way."""
     held_bytes: int = 0
-    """Of the deliveries that letters are not confirmed for."""
+    """Of these."""
     _solos: set[int] = field(default_factory=set)
     _kept: dict[int, Delivery] = field(default_factory=dict)
 
@@ -75,11 +77,6 @@ class Intake:
         self.ledger.done(tags)
         for tag in tags:
             self._kept.pop(tag, None)
-        self.settle()
-
-    def refuse(self, tags: Collection[int]) -> None:
-        """Leave deliveries to the broker's own dead-lettering."""
-        self.ledger.refused(tags)
         self.settle()
 
     def settle(self) -> None:

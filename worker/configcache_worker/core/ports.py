@@ -65,6 +65,14 @@ class Session(Protocol):
         """
         ...
 
+    def pause(self) -> None:
+        """Read no more for now; what was read before may still arrive. Safe to repeat."""
+        ...
+
+    def resume(self) -> None:
+        """Go on reading. Safe to repeat."""
+        ...
+
     def end(self, reason: str) -> None:
         """End the session from our side; the broker takes back what is not settled. Safe to repeat."""
         ...

@@ -15,6 +15,7 @@ from configcache_worker.core.ports import Scope, TableFault
 
 _REMEMBERED: Final = 10_000
 _PATIENCE: Final = 3
+"""So many different commands may fail alone, with nothing going through, before it counts as an outage."""
 
 
 @dataclass(slots=True)
@@ -29,8 +30,10 @@ class Trials:
     def __init__(self) -> None:
         self._trials: dict[Scope, _Trial] = {}
         self._contrasts = 0
-        self.failed_in_a_row = 0
+        self._failed_in_a_row: set[Scope] = set()
         """Commands that failed alone since the last time anything went through."""
+        self.not_before = 0.0
+        """No trial at all until then."""
 
     def __contains__(self, scope: Scope) -> bool:
         return scope in self._trials
@@ -41,12 +44,13 @@ class Trials:
     @property
     def is_outage(self) -> bool:
         """Nothing goes through any more. That is the environment, whatever the SQLSTATE says."""
-        return self.failed_in_a_row >= _PATIENCE
+        return len(self._failed_in_a_row) >= _PATIENCE
 
     def went_through(self, scopes: Iterable[Scope], *, rows: int) -> None:
         """*scopes* were cleared and *rows* deleted: nothing is held against them, and others have a contrast."""
         self._contrasts += rows > 0
-        self.failed_in_a_row = 0
+        self._failed_in_a_row.clear()
+        self.not_before = 0.0
         if self._trials:
             for scope in scopes:
                 self._trials.pop(scope, None)
@@ -55,7 +59,7 @@ class Trials:
         """*scope* failed alone: weigh it. A convicted one is forgotten; :meth:`postpone` the others."""
         before = self._trials.pop(scope, None)
         suspicion = suspect(before.suspicion if before else None, fault, contrasts=self._contrasts)
-        self.failed_in_a_row += 1
+        self._failed_in_a_row.add(scope)
         return suspicion
 
     def postpone(self, scope: Scope, suspicion: Suspicion, *, due: float) -> None:
@@ -65,6 +69,6 @@ class Trials:
             del self._trials[next(iter(self._trials))]
 
     def due(self, scope: Scope) -> float:
-        """When *scope* may be tried again; long ago if nothing is held against it."""
+        """When *scope* may be tried again."""
         trial = self._trials.get(scope)
-        return trial.due if trial else 0.0
+        return max(trial.due if trial else 0.0, self.not_before)

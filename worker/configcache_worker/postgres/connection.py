@@ -149,7 +149,8 @@ class ClearConnection:
                     cache_statements=self._cache_statements,
                 )
             except ConnectionFailed as error:
-                raise TableFault(str(error), sqlstate=error.sqlstate) from error
+                # Without its SQLSTATE: whatever it says, it says nothing about the statement.
+                raise TableFault(str(error)) from error
         return self._connection
 
     async def _run(
@@ -240,9 +241,12 @@ def _split_hosts(url: str) -> list[str]:
 def _host(url: str) -> str:
     """The host and port part of *url*, without user and password."""
     try:
-        return urlsplit(url).netloc.rpartition("@")[2] or "the default address"
+        parts = urlsplit(url)
     except ValueError:
         return "an unreadable address"
+    if "@" in parts.path:  # an unquoted slash in the password has cut the address short
+        return "an unreadable address"
+    return parts.netloc.rpartition("@")[2] or "the default address"
 
 
 def _milliseconds(seconds: float) -> str:

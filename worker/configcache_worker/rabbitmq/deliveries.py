@@ -86,6 +86,14 @@ class DeliverySession:
         self._answers += len(frames) // _ANSWER.size
         return True
 
+    def pause(self) -> None:
+        """Read no more from the connection for now."""
+        self._tap.pause()
+
+    def resume(self) -> None:
+        """Go on reading."""
+        self._tap.resume()
+
     def end(self, reason: str) -> None:
         """
         Take no more deliveries and settle none. Safe to repeat.
@@ -105,6 +113,7 @@ class DeliverySession:
 
         If the broker does not confirm, the session has ended.
         """
+        self.resume()  # or the broker's answer would not be read
         with self._ending_on_failure("cancelling the consumer failed"):
             await self._channel.basic_cancel(_CONSUMER_TAG, timeout=self._timeout_s)
 

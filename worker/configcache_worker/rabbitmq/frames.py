@@ -132,7 +132,7 @@ class DeliveryCutter:
             kind, channel, size = _FRAME_PREFIX.unpack_from(data, position)
             start = position + _PREFIX_BYTES
             end = start + size
-            if end >= length or size > LONGEST_FRAME_BYTES:
+            if end >= length or (size > LONGEST_FRAME_BYTES and not self._is_discarding(kind, channel)):
                 if self._discards(kind, channel, size, arrived_bytes=length - start):
                     passed_on.append(data[pass_from:position])
                     pass_from = position = length
@@ -191,18 +191,22 @@ class DeliveryCutter:
         """
         if kind not in _FRAME_TYPES:
             self._fault(f"unknown frame type {kind}")
-        elif (
-            channel == self._channel
-            and self._expect == self._expect_body
-            and kind == _FRAME_BODY
-            and self._parts is None
-        ):
+        elif self._is_discarding(kind, channel):
             self._count_body(size)
             self._skip_bytes = size + 1 - arrived_bytes
             return True
         elif size > LONGEST_FRAME_BYTES:
             self._fault(f"a frame of {size} bytes")
         return False
+
+    def _is_discarding(self, kind: int, channel: int) -> bool:
+        """Whether a frame belongs to a body whose bytes are dropped as they pass."""
+        return (
+            channel == self._channel
+            and kind == _FRAME_BODY
+            and self._expect == self._expect_body
+            and self._parts is None
+        )
 
     def _skip_discarded(self, data: bytes) -> int:
         """

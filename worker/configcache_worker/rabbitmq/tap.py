@@ -87,6 +87,16 @@ class DeliveryTap(asyncio.StreamReaderProtocol):
         assert self._socket is not None
         self._socket.write(frames)
 
+    def pause(self) -> None:
+        """Read no more from the socket for now. Safe to repeat."""
+        if self._socket is not None and self.is_writable and self._socket.is_reading():
+            self._socket.pause_reading()
+
+    def resume(self) -> None:
+        """Go on reading. Safe to repeat."""
+        if self._socket is not None and self.is_writable and not self._socket.is_reading():
+            self._socket.resume_reading()
+
     def abort(self) -> None:
         """Drop the connection without a goodbye. Safe to repeat."""
         if self._socket is not None:

@@ -1,0 +1,316 @@
+"""
+Clear what the commands ask for: collect, coalesce, clear, settle; and decide what follows from a fault.
+
+A failing batch is held while the environment is at fault, asked for in smaller parts where it takes too long, and
+otherwise taken apart, all halves before all quarters, until each command has gone through or is set aside. So the others
+never wait for long for the one at fault, whatever the fault is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Final
+
+import structlog
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+
+from configcache.retry import RetryPolicy
+from configcache.wire import Reason
+from configcache_worker.core.bounds import Limits, Totals
+from configcache_worker.core.coalesce import Work, coalesce, split
+from configcache_worker.core.faults import Blame, Pace, blame
+from configcache_worker.core.intake import Intake
+from configcache_worker.core.ports import CacheTable, Letter, Position, Scope, TableFault
+from configcache_worker.core.trials import Trials
+from configcache_worker.core.waiting import now, wait_for
+
+log = structlog.stdlib.get_logger()
+
+_PATIENCE: Final = 3
+"""So often a batch is tried again as it is before we ask whether it alone is held up."""
+
+
+class AbandonedBatch(Exception):
+    """The session that a batch came from is gone, or the worker stops: there is nobody to settle it with."""
+
+
+class Clearing:
+    """
+    The table's side of a pipeline.
+
+    Args:
+        table: The cached rows.
+        policy: Delays between tries.
+        limits: Bounds of a batch and a transaction.
+        totals: Counts what was cleared.
+        condemn: Takes over a delivery that can never succeed; without a letter, one that was too long to keep.
+    """
+
+    def __init__(
+        self,
+        *,
+        table: CacheTable,
+        policy: RetryPolicy,
+        limits: Limits,
+        totals: Totals,
+        condemn: Callable[[Intake, int, Letter | None], None],
+    ) -> None:
+        self._table = table
+        self._policy = policy
+        self._totals = totals
+        self._condemn = condemn
+        self._trials = Trials()
+        self._most = Pace(scopes=limits.batch, rows=limits.chunk_rows)
+        self._pace = self._most
+        self._intake: Intake | None = None
+        self._fruitless_rounds = 0
+        self._draining = False
+        self._work_came = asyncio.Event()
+        self._intake_dropped = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+        self.paused: str | None = None
+        """Why nothing goes through at the moment."""
+
+    def offer(self, intake: Intake) -> None:
+        """There is something in the inbox of *intake*."""
+        self._intake = intake
+        self._work_came.set()
+
+    def drop_intake(self) -> None:
+        """The session has ended: what it handed over is the broker's again."""
+        self._intake = None
+        self._intake_dropped.set()
+
+    async def recover(self) -> None:
+        """Wait until the table can be written."""
+        await AsyncRetrying(
+            retry=retry_if_exception_type(TableFault), wait=self._policy, before_sleep=self._tell_pause
+        )(self._table.probe)
+        self._resume()
+
+    def drain(self) -> None:
+        """Ask :meth:`run` to return once all that was received is settled, or can't be now."""
+        self._draining = True
+        self._work_came.set()
+        if self.paused is not None and self._running is not None:
+            self._running.cancel()  # whatever it is trying just now: nobody should wait for that
+
+    async def run(self) -> None:
+        """Clear until drained."""
+        self._running = asyncio.current_task()
+        while (intake := await self._work_waiting()) is not None:
+            try:
+                if intake.inbox:
+                    await self._clear(intake, self._collect(intake), patience=_PATIENCE)
+                if (scope := self._due_scope(intake)) is not None:
+                    await self._clear(intake, [intake.set_aside.pop(scope)], patience=0)
+            except AbandonedBatch:
+                log.info("batch.abandoned", consequence="the broker hands these commands out again")
+
+    # collect, coalesce
+
+    async def _work_waiting(self) -> Intake | None:
+        """The intake that has something to clear now, or None when drained."""
+        while True:
+            intake = self._intake if self._intake and not self._intake.has_ended else None
+            if self._draining and self.paused:
+                return None
+            if intake and (intake.inbox or self._due_scope(intake)):
+                return intake
+            if self._draining:
+                return None
+            self._work_came.clear()
+            await wait_for(self._work_came, timeout_s=self._next_due_in_s(intake))
+
+    def _collect(self, intake: Intake) -> list[Work]:
+        """Take what has arrived, up to the pace; leave commands under suspicion to trials of their own."""
+        orders = intake.take(self._pace.scopes)
+        if self._trials:
+            for order in orders:
+                if order.scope in self._trials:
+                    intake.put_aside(order.scope, [order.tag])
+            orders = [order for order in orders if order.scope not in self._trials]
+        return coalesce(orders)
+
+    def _due_scope(self, intake: Intake) -> Scope | None:
+        """A command set aside whose next trial is due, if there is one."""
+        moment = now()
+        return next((scope for scope in intake.set_aside if self._trials.due(scope) <= moment), None)
+
+    def _next_due_in_s(self, intake: Intake | None) -> float | None:
+        if intake is None or not intake.set_aside:
+            return None
+        return max(min(map(self._trials.due, intake.set_aside)) - now(), 0.0)
+
+    # clear, settle
+
+    async def _clear(self, intake: Intake, works: list[Work], *, patience: int) -> None:
+        groups = deque([works] if works else [])
+        refusals: list[TableFault] = []
+        while groups:
+            if self._is_gone(intake):
+                raise AbandonedBatch
+            group = groups.popleft()
+            started = now()
+            try:
+                rows = await self._clear_patiently(intake, group, patience=patience)
+            except TableFault as fault:
+                parts = self._after_fault(group, fault)
+                groups.extend(parts)
+                if not parts:
+                    refusals.append(fault)
+                    self._refused(intake, group[0], fault)
+            else:
+                self._committed(intake, group, rows, duration_s=now() - started)
+            patience = 0  # what is taken apart has been waited for already
+        if refusals:
+            self._after_refusals(refusals)
+
+    async def _clear_patiently(self, intake: Intake, group: list[Work], *, patience: int) -> int:
+        """Clear *group*; hold it for as long as the environment is at fault, and not for this group alone."""
+        try:
+            return await self._pass(group)
+        except TableFault as fault:
+            if blame(fault) is not Blame.ENVIRONMENT or (not patience and await self._is_writable()):
+                raise
+            first_delay_s = self._policy.delay_s(1)
+            self._pause(str(fault), attempt=1, delay_s=first_delay_s)
+        pause = partial(self._wait_or_abandon, intake)
+        await pause(first_delay_s)
+        return await AsyncRetrying(
+            retry=partial(self._is_outage, patience),
+            wait=self._policy,
+            sleep=pause,
+            before_sleep=self._tell_pause,
+            reraise=True,
+        )(self._pass, group)
+
+    async def _is_outage(self, patience: int, state: RetryCallState) -> bool:
+        fault = state.outcome.exception() if state.outcome else None
+        if not isinstance(fault, TableFault) or blame(fault) is not Blame.ENVIRONMENT:
+            return False
+        return state.attempt_number < patience or not await self._is_writable()
+
+    async def _is_writable(self) -> bool:
+        try:
+            await self._table.probe()
+        except TableFault:
+            return False
+        return True
+
+    async def _pass(self, group: Sequence[Work]) -> int:
+        """One pass in key order, a transaction for each chunk. The rows deleted."""
+        scopes = [work.scope for work in group]
+        rows = 0
+        after: Position | None = None
+        while True:
+            chunk = await self._table.clear(scopes, after=after, limit=self._pace.rows)
+            rows += chunk.rows
+            if chunk.last is None:
+                return rows
+            after = chunk.last
+
+    def _committed(self, intake: Intake, group: list[Work], rows: int, *, duration_s: float) -> None:
+        tags = [tag for work in group for tag in work.all_tags()]
+        intake.done(tags)
+        self._totals.cleared += len(tags)
+        self._totals.rows += rows
+        self._totals.batches += 1
+        self._trials.went_through((work.scope for work in group), rows=rows)
+        self._pace = self._pace.faster(self._most)
+        self._fruitless_rounds = 0
+        self._resume()
+        log.info(
+            "batch.cleared",
+            commands=len(tags),
+            scopes=len(group),
+            rows=rows,
+            duration_s=round(duration_s, 6),
+        )
+
+    # what follows from a fault
+
+    def _after_fault(self, group: list[Work], fault: TableFault) -> list[list[Work]]:
+        """What to try instead of *group*; nothing if it is a single command, and there is nothing less to ask for."""
+        if blame(fault) is Blame.SIZE:
+            log.warning("statement.too_slow", scopes=len(group), rows=self._pace.rows, error=str(fault))
+            slower = self._pace.slower(tried=len(group))
+            if slower is not None:
+                self._pace = slower
+                return split(group) if len(group) > 1 else [group]
+        return split(group)
+
+    def _refused(self, intake: Intake, work: Work, fault: TableFault) -> None:
+        """Keep a command that failed alone for later, or condemn it when it stands convicted."""
+        suspicion = self._trials.failed(work.scope, fault)
+        if suspicion.is_convicted and not self._is_gone(intake):
+            self._convict(intake, work, fault)
+        else:
+            due = now() + self._policy.delay_s(suspicion.tries)
+            self._trials.postpone(work.scope, suspicion, due=due)
+            intake.put_aside(work.scope, work.tags)
+
+    def _convict(self, intake: Intake, work: Work, fault: TableFault) -> None:
+        log.error("command.convicted", deliveries=len(work.tags), sqlstate=fault.sqlstate, error=str(fault))
+        detail = (
+            "the database refused it three times, alone, while other commands went through: "
+            f"SQLSTATE {fault.sqlstate}"
+        )
+        for tag in work.tags:
+            delivery = intake.as_received(tag)
+            letter = delivery and Letter(delivery, Reason.REFUSED_BY_DATABASE, detail)
+            self._condemn(intake, tag, letter)
+
+    def _after_refusals(self, refusals: Sequence[TableFault]) -> None:
+        """Tell what was set aside, and go slow where nothing goes through any more."""
+        fault = refusals[-1]
+        log.warning(
+            "commands.set_aside",
+            count=len(refusals),
+            sqlstate=fault.sqlstate,
+            error=str(fault),
+            consequence="each is tried again alone; the other commands go on",
+        )
+        if self._trials.is_outage:
+            self._fruitless_rounds += 1
+            delay_s = self._policy.delay_s(self._fruitless_rounds)
+            self._trials.not_before = now() + delay_s
+            self._pause(str(fault), attempt=self._fruitless_rounds, delay_s=delay_s)
+        else:
+            self._resume()
+
+    # pausing
+
+    def _pause(self, reason: str, *, attempt: int, delay_s: float) -> None:
+        self.paused = reason
+        log.warning(
+            "database.paused",
+            reason=reason,
+            attempt=attempt,
+            retry_in_s=round(delay_s, 3),
+            consequence="commands are held, none is lost",
+        )
+
+    def _tell_pause(self, state: RetryCallState) -> None:
+        fault = state.outcome.exception() if state.outcome else None
+        self._pause(str(fault), attempt=state.attempt_number, delay_s=state.upcoming_sleep)
+
+    def _resume(self) -> None:
+        if self.paused is not None:
+            self.paused = None
+            log.info("database.resumed")
+
+    async def _wait_or_abandon(self, intake: Intake, delay_s: float) -> None:
+        """Let *delay_s* pass, unless there is no reason left to wait for it."""
+        self._intake_dropped.clear()
+        if not (self._draining or self._is_gone(intake)):
+            await wait_for(self._intake_dropped, timeout_s=delay_s)
+        if self._draining or self._is_gone(intake):
+            raise AbandonedBatch
+
+    def _is_gone(self, intake: Intake) -> bool:
+        # Dropped or ended: the first is noticed at once, the second when somebody looks.
+        return intake.has_ended or intake is not self._intake

@@ -83,7 +83,9 @@ async def test_a_confirmed_letter_is_in_the_queue_with_body_reason_and_propertie
     assert message.header.properties.delivery_mode == 2
     assert message.header.properties.message_id not in {None, "old"}
     headers = dict(message.header.properties.headers)
-    headers.pop("x-delivery-count", None)  # some versions of the dead-letter queue add it from the first delivery on
+    headers.pop(
+        "x-delivery-count", None
+    )  # some versions of the dead-letter queue add it from the first delivery on
     assert headers == {
         "k": "v",
         "dead-letter-reason": "invalid-json",

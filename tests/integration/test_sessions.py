@@ -11,6 +11,14 @@ from tests.locks import locked_row, someone_waits_for_a_lock
 from tests.waiting import eventually
 
 
+REFUSE_SEVEN = """
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'not this one'; END $$;
+CREATE TRIGGER refuse BEFORE DELETE ON configuration_cache
+    FOR EACH ROW WHEN (OLD.associate_id = 7) EXECUTE FUNCTION refuse();
+"""
+
+
 def clear(associate):
     return ClearConfigurationCache.for_associate("WebClient", "Web", associate)
 
@@ -88,14 +96,7 @@ async def test_a_commit_that_fails_is_not_taken_for_success(system):
 
 async def test_only_the_command_a_trigger_refuses_is_dead_lettered(system):
     await system.fill([row(associate) for associate in range(1, 500)])
-    await system.execute(
-        """
-        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
-            $$ BEGIN RAISE EXCEPTION 'not this one'; END $$;
-        CREATE TRIGGER refuse BEFORE DELETE ON configuration_cache
-            FOR EACH ROW WHEN (OLD.associate_id = 7) EXECUTE FUNCTION refuse();
-        """
-    )
+    await system.execute(REFUSE_SEVEN)
 
     await system.publish(*[clear(associate) for associate in range(1, 400)])
     await eventually(lambda: system.worker.pipeline.in_flight == 1)
@@ -110,6 +111,23 @@ async def test_only_the_command_a_trigger_refuses_is_dead_lettered(system):
     assert letter.reason == "refused-by-database"
     assert b'"AssociateId":7' in letter.body
     assert {associate for _, _, associate, _ in await system.rows() if associate < 400} == {7}
+
+
+async def test_what_was_settled_just_before_a_stop_is_not_handed_out_again(system):
+    await system.fill([row(associate) for associate in range(1, 2001)])
+    # A delivery that stays open below all others, so that these are acknowledged singly.
+    await system.execute(REFUSE_SEVEN.replace("one'", "one' USING ERRCODE = 'XX001'"))
+    await system.publish(*[clear(associate) for associate in (7, *range(8, 2001))])
+    await eventually(lambda: system.worker.pipeline.totals.cleared)
+
+    await system.stop_worker()
+
+    left = {associate for _, _, associate, _ in await system.rows()} & {7, *range(8, 2001)}
+    await eventually(lambda: queue_holds(system, len(left)))
+
+
+async def queue_holds(system, count):
+    return await system.bench.depth(COMMAND_QUEUE) == count
 
 
 async def test_a_row_that_somebody_holds_keeps_no_other_command_waiting(new_system):

@@ -38,6 +38,8 @@ VERBS: Final = {
     "publish": Verb("publish one command, confirmed by the broker"),
     "migrate": Verb("create or update the tables in the database"),
     "topology": Verb("create or check the exchanges and queues on the broker"),
+    "doctor": Verb("say whether a worker could work, and what would mend it"),
+    "contracts": Verb("check a message against the contract, offline"),
     "settings": Verb("print the settings in force and where each came from"),
     "demo": Verb("show it all on private servers, before and after", extra="testing"),
 }
@@ -100,7 +102,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         description="Keeps a cache of built configurations in step: commands in by RabbitMQ, rows out of PostgreSQL.",
         epilog="`configcache VERB --help` is the manual of a verb. Exit codes: 0 done, 1 failed, 2 wrong usage or settings.",
     )
-    parser.add_argument("--version", action=_Version, help="print the version and exit")
+    parser.add_argument("-V", "--version", action=_Version, help="print the version and exit")
     subparsers = parser.add_subparsers(metavar="VERB", title="verbs")
     return parser, {
         name: subparsers.add_parser(name, help=verb.summary, allow_abbrev=False)

@@ -1,0 +1,96 @@
+"""``configcache contracts``: the contract, offline."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from pathlib import Path
+
+from configcache_worker.cli import CommandFailed, WrongUsage, manual
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the verb to *parser*."""
+    manual(
+        parser,
+        """
+        The contract of the command, for producers in any language. Needs no broker, no
+        settings and no extra.
+
+        `check` says whether a message is accepted, and if not, for which reason: the
+        one that would stand on its dead letter. `reasons` lists all there are.
+        """,
+        """
+        example:
+          configcache contracts check < body.json
+        """,
+    )
+    parts = parser.add_subparsers(metavar="PART", dest="part", required=True)
+    _add_check(parts.add_parser("check", help="say whether a message is accepted", allow_abbrev=False))
+    reasons = parts.add_parser("reasons", help="list the reasons and what each means", allow_abbrev=False)
+    manual(reasons, "List the words that can stand on a dead letter, in the order of the checks.", "")
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    manual(
+        parser,
+        """
+        Check one message against the contract.
+
+        Prints what it would clear; or the reason, and what would be right. Ends with 0
+        where it is accepted and with 1 where it is not, so that a producer's build can
+        test what it publishes. The same code decides in the worker.
+        """,
+        """
+        example:
+          configcache contracts check < body.json
+          configcache contracts check --file body.json --type ClearConfigurationCache
+        """,
+    )
+    parser.add_argument("--file", metavar="FILE", help="the body (default: standard input)")
+    for name in ("type", "content-type", "content-encoding"):
+        parser.add_argument(
+            f"--{name}",
+            metavar="TEXT",
+            help=f"the AMQP property {name.replace('-', '_')} (default: the message has none)",
+        )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check a message, or list the reasons."""
+    return _check(args) if args.part == "check" else _list_reasons()
+
+
+def _check(args: argparse.Namespace) -> int:
+    from configcache import ContractError, Properties, decode
+
+    properties = Properties(
+        content_type=args.content_type, content_encoding=args.content_encoding, type=args.type
+    )
+    try:
+        command = decode(_body(args.file), properties)
+    except ContractError as error:
+        meaning = [] if error.reason.meaning == error.detail else [error.reason.meaning]
+        raise CommandFailed("\n".join([f"{error.reason}: {error.detail}", *meaning])) from error
+    whose = "all associates" if command.for_all_associates else f"associate {command.associate_id}"
+    print(f"accepted: clear {command.application} / {command.instance} for {whose}")
+    return 0
+
+
+def _body(file: str | None) -> bytes:
+    if file is None:
+        return sys.stdin.buffer.read()
+    try:
+        return Path(file).read_bytes()
+    except OSError as error:
+        raise WrongUsage(f"{file} can't be read: {error.strerror}") from error
+
+
+def _list_reasons() -> int:
+    from configcache import Reason
+
+    for reason in Reason:
+        print(reason)
+        print(textwrap.fill(reason.meaning, 80, initial_indent="    ", subsequent_indent="    "))
+    return 0

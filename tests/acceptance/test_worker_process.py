@@ -108,9 +108,7 @@ async def test_a_worker_started_before_everything_becomes_ready_when_it_is_there
         await eventually(lambda: asyncio.to_thread(lambda: (worker.readiness() or {}).get("reasons")))
         await eventually(lambda: worker.events("database.paused"))
         await asyncio.to_thread(postgres.start)
-        await eventually(
-            lambda: any("42P01" in event["reason"] for event in worker.events("database.paused"))
-        )
+        await eventually(lambda: any("42P01" in event["error"] for event in worker.events("database.paused")))
         await migrate(settings.database.url, schema="public")
         await eventually(lambda: worker.events("session.failed"))
         await asyncio.to_thread(rabbitmq.start)

@@ -135,7 +135,7 @@ async def test_a_letter_without_a_queue_to_go_to_is_unavailable(dead_letters, ch
 
     assert outcomes == [Burial.UNAVAILABLE] * 2
     assert [(entry["event"], entry["count"]) for entry in logs] == [("letters.unavailable", 2)]
-    assert "not routed" in logs[0]["reason"]
+    assert "not routed" in logs[0]["error"]
     assert "secret" not in str(logs)
 
 
@@ -171,7 +171,7 @@ async def test_without_a_broker_letters_are_unavailable_within_the_timeout():
     await dead_letters.stop()
 
     assert outcomes == [Burial.UNAVAILABLE]
-    assert "127.0.0.1:1" in logs[-1]["reason"]
+    assert "127.0.0.1:1" in logs[-1]["error"]
 
 
 async def test_a_cancelled_burial_leaves_nothing_behind(dead_letters, vhost):

@@ -10,7 +10,6 @@ from configcache_worker.app import StartRefused, build_worker
 from tests.locks import locked_row, someone_waits_for_a_lock
 from tests.waiting import eventually
 
-
 REFUSE_SEVEN = """
 CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN RAISE EXCEPTION 'not this one'; END $$;

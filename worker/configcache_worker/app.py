@@ -51,7 +51,7 @@ class Worker:
     ) -> None:
         self.pipeline = pipeline
         self.sessions = Supervisor[DeliverySession](
-            name="consumer", open=self._open_session, policy=policy, on_failure=_tell_failure
+            name="consumer", open=self._open_session, policy=policy, on_failure=self._tell_failure
         )
         self._table = table
         self._deliveries = deliveries
@@ -60,6 +60,8 @@ class Worker:
         self._health = health_address and HealthServer(*health_address, readiness=self.readiness)
         self._stopping = asyncio.Event()
         self._refusal: StartRefused | None = None
+        self._last_failure: str | None = None
+        self._last_reasons: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<Worker {self.pipeline!r} {self.sessions!r}>"
@@ -77,7 +79,8 @@ class Worker:
                 await self._health.start()
             except OSError as error:
                 raise StartRefused(
-                    f"can't serve the probes (telemetry.host, telemetry.port): {error}"
+                    f"can't serve the probes: {error}; "
+                    "give each worker on a host a telemetry.port of its own, or 0 for none"
                 ) from error
         pipeline = asyncio.create_task(self.pipeline.run(), name="pipeline")
         sessions = asyncio.create_task(self.sessions.run(), name="sessions")
@@ -91,9 +94,17 @@ class Worker:
                 if task.done():
                     task.result()
             await self._drain(pipeline)
+            given_back = self.pipeline.in_flight
         finally:
             await self._close(pipeline, sessions, stopping)
-        log.info("worker.stopped")
+        totals = self.pipeline.totals
+        log.info(
+            "worker.stopped",
+            commands=totals.cleared,
+            rows=totals.rows,
+            dead_lettered=totals.buried + totals.rejected,
+            given_back=given_back,
+        )
 
     def stop(self) -> None:
         """Ask :meth:`run` to drain and return. Safe to repeat."""
@@ -102,14 +113,19 @@ class Worker:
     async def readiness(self) -> Readiness:
         """Whether commands are cleared as they come, and if not, why: consuming, not paused, table writable."""
         reasons = self.pipeline.troubles()
-        if self.sessions.current is None:
-            reasons["broker"] = "not consuming"
+        if self._stopping.is_set():
+            reasons["worker"] = "draining"
+        elif self.sessions.current is None:
+            reasons["broker"] = f"not consuming: {self._last_failure or 'no session yet'}"
         if "database" not in reasons and not self.pipeline.in_flight:
             # While commands are in flight, their statement is the probe, and the connection is in use.
             try:
                 await self._table.probe()
             except TableFault as fault:
                 reasons["database"] = str(fault)
+        if set(reasons) != self._last_reasons:
+            self._last_reasons = set(reasons)
+            log.info("readiness.changed", ready=not reasons, reasons=reasons)
         return Readiness(ready=not reasons, reasons=reasons)
 
     async def _open_session(self) -> DeliverySession:
@@ -124,6 +140,16 @@ class Worker:
             raise
         log.info("session.started", consequence="commands are consumed")
         return session
+
+    def _tell_failure(self, attempt: int, delay_s: float, cause: BaseException) -> None:
+        self._last_failure = str(cause) or type(cause).__name__
+        log.warning(
+            "session.failed",
+            attempt=attempt,
+            retry_in_s=round(delay_s, 3),
+            error=self._last_failure,
+            consequence="nothing is consumed until the next session",
+        )
 
     async def _drain(self, pipeline: asyncio.Task[None]) -> None:
         log.info("worker.draining", in_flight=self.pipeline.in_flight, deadline_s=self._drain_timeout_s)
@@ -227,14 +253,4 @@ def table_layout(cache: CacheSettings) -> TableLayout:
         instance=cache.columns.instance,
         associate=cache.columns.associate,
         item=cache.columns.item or None,
-    )
-
-
-def _tell_failure(attempt: int, delay_s: float, cause: BaseException) -> None:
-    log.warning(
-        "session.failed",
-        attempt=attempt,
-        retry_in_s=round(delay_s, 3),
-        error=str(cause) or type(cause).__name__,
-        consequence="nothing is consumed until the next session; nothing is lost",
     )

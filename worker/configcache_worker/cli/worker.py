@@ -8,7 +8,7 @@ import os
 import signal
 from typing import TYPE_CHECKING
 
-from configcache_worker.cli import CommandFailed, add_config_option, load_settings, manual
+from configcache_worker.cli import add_config_option, load_settings, manual
 
 if TYPE_CHECKING:
     from configcache_worker.app import Worker
@@ -55,7 +55,12 @@ def run(args: argparse.Namespace) -> int:
     try:
         asyncio.run(_until_stopped(build_worker(settings)))
     except StartRefused as refusal:
-        raise CommandFailed(str(refusal)) from refusal
+        structlog.stdlib.get_logger().error(
+            "worker.refused",
+            error=str(refusal),
+            consequence="it can't start like this, and does not try again",
+        )
+        return 1
     except Exception:  # any part of the worker may have died; the log line is what an operator gets
         structlog.stdlib.get_logger().exception(
             "worker.died", consequence="what was not settled stays with the broker; start the worker again"

@@ -12,7 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
@@ -31,6 +31,16 @@ log = structlog.stdlib.get_logger()
 
 _PATIENCE: Final = 3
 """So often a batch is tried again as it is before we ask whether it alone is held up."""
+
+
+_HELD: Final = "commands are held, none is lost"
+
+
+class Cleared(NamedTuple):
+    """A pass that committed."""
+
+    rows: int
+    duration_s: float
 
 
 class AbandonedBatch(Exception):
@@ -67,6 +77,7 @@ class Clearing:
         self._pace = self._most
         self._intake: Intake | None = None
         self._fruitless_rounds = 0
+        self._paused_at = 0.0
         self._draining = False
         self._work_came = asyncio.Event()
         self._intake_dropped = asyncio.Event()
@@ -87,7 +98,9 @@ class Clearing:
     async def recover(self) -> None:
         """Wait until the table can be written."""
         await AsyncRetrying(
-            retry=retry_if_exception_type(TableFault), wait=self._policy, before_sleep=self._tell_pause
+            retry=retry_if_exception_type(TableFault),
+            wait=self._policy,
+            before_sleep=partial(self._tell_pause, 0, "nothing is consumed meanwhile"),
         )(self._table.probe)
         self._resume()
 
@@ -149,27 +162,25 @@ class Clearing:
 
     async def _clear(self, intake: Intake, works: list[Work], *, patience: int) -> None:
         groups = deque([works] if works else [])
-        refusals: list[TableFault] = []
+        refused: list[tuple[Work, TableFault]] = []
         while groups:
             if self._is_gone(intake):
                 raise AbandonedBatch
             group = groups.popleft()
-            started = now()
             try:
-                rows = await self._clear_patiently(intake, group, patience=patience)
+                cleared = await self._clear_patiently(intake, group, patience=patience)
             except TableFault as fault:
                 parts = self._after_fault(group, fault)
                 groups.extend(parts)
                 if not parts:
-                    refusals.append(fault)
-                    self._refused(intake, group[0], fault)
+                    refused.append((group[0], fault))
             else:
-                self._committed(intake, group, rows, duration_s=now() - started)
+                self._committed(intake, group, cleared)
             patience = 0  # what is taken apart has been waited for already
-        if refusals:
-            self._after_refusals(refusals)
+        if refused:
+            self._after_refusals(intake, refused)
 
-    async def _clear_patiently(self, intake: Intake, group: list[Work], *, patience: int) -> int:
+    async def _clear_patiently(self, intake: Intake, group: list[Work], *, patience: int) -> Cleared:
         """Clear *group*; hold it for as long as the environment is at fault, and not for this group alone."""
         try:
             return await self._pass(group)
@@ -177,14 +188,14 @@ class Clearing:
             if blame(fault) is not Blame.ENVIRONMENT or (not patience and await self._is_writable()):
                 raise
             first_delay_s = self._policy.delay_s(1)
-            self._pause(str(fault), attempt=1, delay_s=first_delay_s)
+            self._pause(fault, attempt=1, delay_s=first_delay_s)
         pause = partial(self._wait_or_abandon, intake)
         await pause(first_delay_s)
         return await AsyncRetrying(
             retry=partial(self._is_outage, patience),
             wait=self._policy,
             sleep=pause,
-            before_sleep=self._tell_pause,
+            before_sleep=partial(self._tell_pause, 1, _HELD),
             reraise=True,
         )(self._pass, group)
 
@@ -201,8 +212,9 @@ class Clearing:
             return False
         return True
 
-    async def _pass(self, group: Sequence[Work]) -> int:
-        """One pass in key order, a transaction for each chunk. The rows deleted."""
+    async def _pass(self, group: Sequence[Work]) -> Cleared:
+        """One pass in key order, a transaction for each chunk."""
+        started = now()
         scopes = [work.scope for work in group]
         rows = 0
         after: Position | None = None
@@ -210,16 +222,16 @@ class Clearing:
             chunk = await self._table.clear(scopes, after=after, limit=self._pace.rows)
             rows += chunk.rows
             if chunk.last is None:
-                return rows
+                return Cleared(rows, now() - started)
             after = chunk.last
 
-    def _committed(self, intake: Intake, group: list[Work], rows: int, *, duration_s: float) -> None:
+    def _committed(self, intake: Intake, group: list[Work], cleared: Cleared) -> None:
         tags = [tag for work in group for tag in work.all_tags()]
         intake.done(tags)
         self._totals.cleared += len(tags)
-        self._totals.rows += rows
+        self._totals.rows += cleared.rows
         self._totals.batches += 1
-        self._trials.went_through((work.scope for work in group), rows=rows)
+        self._trials.went_through((work.scope for work in group), rows=cleared.rows)
         self._pace = self._pace.faster(self._most)
         self._fruitless_rounds = 0
         self._resume()
@@ -227,8 +239,8 @@ class Clearing:
             "batch.cleared",
             commands=len(tags),
             scopes=len(group),
-            rows=rows,
-            duration_s=round(duration_s, 6),
+            rows=cleared.rows,
+            duration_s=round(cleared.duration_s, 6),
         )
 
     # what follows from a fault
@@ -243,8 +255,28 @@ class Clearing:
                 return split(group) if len(group) > 1 else [group]
         return split(group)
 
-    def _refused(self, intake: Intake, work: Work, fault: TableFault) -> None:
-        """Keep a command that failed alone for later, or condemn it when it stands convicted."""
+    def _after_refusals(self, intake: Intake, refused: Sequence[tuple[Work, TableFault]]) -> None:
+        """Weigh what failed alone, and go slow where nothing goes through any more."""
+        newly = [(work, fault) for work, fault in refused if self._weigh(intake, work, fault) == 1]
+        if newly:
+            work, fault = newly[-1]
+            log.warning(
+                "commands.set_aside",
+                count=len(newly),
+                error=str(fault),
+                **_named(work.scope),
+                consequence="each is tried again alone; the other commands go on",
+            )
+        if self._trials.is_outage:
+            self._fruitless_rounds += 1
+            delay_s = self._policy.delay_s(self._fruitless_rounds)
+            self._trials.not_before = now() + delay_s
+            self._pause(refused[-1][1], attempt=self._fruitless_rounds, delay_s=delay_s)
+        else:
+            self._resume()
+
+    def _weigh(self, intake: Intake, work: Work, fault: TableFault) -> int:
+        """Keep a command that failed alone for later, or condemn it if it stands convicted. How often it failed."""
         suspicion = self._trials.failed(work.scope, fault)
         if suspicion.is_convicted and not self._is_gone(intake):
             self._convict(intake, work, fault)
@@ -252,9 +284,16 @@ class Clearing:
             due = now() + self._policy.delay_s(suspicion.tries)
             self._trials.postpone(work.scope, suspicion, due=due)
             intake.put_aside(work.scope, work.tags)
+        return suspicion.tries
 
     def _convict(self, intake: Intake, work: Work, fault: TableFault) -> None:
-        log.error("command.convicted", deliveries=len(work.tags), sqlstate=fault.sqlstate, error=str(fault))
+        log.error(
+            "command.convicted",
+            **_named(work.scope),
+            deliveries=len(work.tags),
+            error=str(fault),
+            consequence="it goes to the dead letters",
+        )
         detail = (
             "the database refused it three times, alone, while other commands went through: "
             f"SQLSTATE {fault.sqlstate}"
@@ -264,44 +303,30 @@ class Clearing:
             letter = delivery and Letter(delivery, Reason.REFUSED_BY_DATABASE, detail)
             self._condemn(intake, tag, letter)
 
-    def _after_refusals(self, refusals: Sequence[TableFault]) -> None:
-        """Tell what was set aside, and go slow where nothing goes through any more."""
-        fault = refusals[-1]
-        log.warning(
-            "commands.set_aside",
-            count=len(refusals),
-            sqlstate=fault.sqlstate,
-            error=str(fault),
-            consequence="each is tried again alone; the other commands go on",
-        )
-        if self._trials.is_outage:
-            self._fruitless_rounds += 1
-            delay_s = self._policy.delay_s(self._fruitless_rounds)
-            self._trials.not_before = now() + delay_s
-            self._pause(str(fault), attempt=self._fruitless_rounds, delay_s=delay_s)
-        else:
-            self._resume()
-
     # pausing
 
-    def _pause(self, reason: str, *, attempt: int, delay_s: float) -> None:
-        self.paused = reason
+    def _pause(self, fault: BaseException, *, attempt: int, delay_s: float, consequence: str = _HELD) -> None:
+        if self.paused is None:
+            self._paused_at = now()
+        self.paused = str(fault)
         log.warning(
             "database.paused",
-            reason=reason,
+            error=self.paused,
             attempt=attempt,
             retry_in_s=round(delay_s, 3),
-            consequence="commands are held, none is lost",
+            consequence=consequence,
         )
 
-    def _tell_pause(self, state: RetryCallState) -> None:
+    def _tell_pause(self, earlier_attempts: int, consequence: str, state: RetryCallState) -> None:
         fault = state.outcome.exception() if state.outcome else None
-        self._pause(str(fault), attempt=state.attempt_number, delay_s=state.upcoming_sleep)
+        if fault is not None:
+            attempt = earlier_attempts + state.attempt_number
+            self._pause(fault, attempt=attempt, delay_s=state.upcoming_sleep, consequence=consequence)
 
     def _resume(self) -> None:
         if self.paused is not None:
             self.paused = None
-            log.info("database.resumed")
+            log.info("database.resumed", paused_s=round(now() - self._paused_at, 3))
 
     async def _wait_or_abandon(self, intake: Intake, delay_s: float) -> None:
         """Let *delay_s* pass, unless there is no reason left to wait for it."""
@@ -314,3 +339,9 @@ class Clearing:
     def _is_gone(self, intake: Intake) -> bool:
         # Dropped or ended: the first is noticed at once, the second when somebody looks.
         return intake.has_ended or intake is not self._intake
+
+
+def _named(scope: Scope) -> dict[str, object]:
+    """A command as fields of a log line."""
+    whose = "all" if scope.associate_id is None else scope.associate_id
+    return {"application": scope.application, "instance": scope.instance, "associate": whose}

@@ -293,7 +293,7 @@ class RabbitDeadLetters:
             log.error(
                 "letters.unavailable",
                 count=unburied,
-                reason=troubles[0],
+                error=troubles[0],
                 consequence="they are held and tried again; good commands go on",
             )
 

@@ -21,6 +21,7 @@ from configcache_worker.rabbitmq import deliveries as deliveries_module
 from configcache_worker.rabbitmq.declare import declare
 from configcache_worker.rabbitmq.deliveries import Deliveries, DeliverySession
 from configcache_worker.rabbitmq.frames import RawDelivery
+from tests.raw import RawProperties
 
 
 class Inbox:
@@ -40,17 +41,6 @@ class Inbox:
                 self._changed.clear()
                 await self._changed.wait()
         return self.items
-
-
-class RawProperties(Basic.Properties):
-    """Properties as bytes of the test's choice, the flags included."""
-
-    def __init__(self, encoded: bytes) -> None:
-        super().__init__(message_id="unused")
-        self.encoded = encoded
-
-    def marshal(self) -> bytes:
-        return self.encoded
 
 
 class Publisher:

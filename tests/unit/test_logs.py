@@ -66,7 +66,7 @@ def test_lines_below_the_level_are_dropped(stream):
 
     log().info("batch.cleared")
     log().warning("session.failed")
-    logging.getLogger("some.library").info("chatter")
+    logging.getLogger("some.driver").info("chatter")
 
     assert [line["event"] for line in lines(stream)] == ["session.failed"]
 
@@ -83,11 +83,11 @@ def test_auto_means_console_on_a_terminal_and_json_elsewhere(stream, as_json):
 def test_library_records_take_the_same_form(stream):
     logs.configure("json", "info", stream)
 
-    logging.getLogger("some.library").log(35, "lost %d of %d", 1, 2)
+    logging.getLogger("some.driver").log(35, "lost %d of %d", 1, 2)
 
     (line,) = lines(stream)
     assert line["event"] == "library.logged"
-    assert (line["level"], line["logger"], line["message"]) == ("warning", "some.library", "lost 1 of 2")
+    assert (line["level"], line["logger"], line["message"]) == ("warning", "some.driver", "lost 1 of 2")
 
 
 def test_warnings_take_the_same_form(stream):
@@ -126,7 +126,7 @@ def test_the_console_tells_an_exception_in_one_line(stream, kind):
 def test_a_librarys_exception_is_one_line_on_the_console_too(stream):
     logs.configure("console", "info", stream)
 
-    logging.getLogger("some.library").error("oops", exc_info=RuntimeError("broken"))
+    logging.getLogger("some.driver").error("oops", exc_info=RuntimeError("broken"))
 
     assert len(stream.getvalue().splitlines()) == 1
     assert "RuntimeError: broken" in stream.getvalue()
@@ -152,7 +152,7 @@ def test_passwords_in_urls_are_masked_wherever_they_stand(stream, log_format):
     logs.configure(log_format, "info", stream)
 
     log().info("session.failed", url=url, urls=[url], by_name={"a": url}, error=OSError(url))
-    logging.getLogger("some.library").warning("lost %s", url)
+    logging.getLogger("some.driver").warning("lost %s", url)
     try:
         fail(OSError(url))
     except OSError:
@@ -166,6 +166,6 @@ def test_configuring_again_does_not_double_the_lines(stream):
     logs.configure("json", "info", io.StringIO())
     logs.configure("json", "info", stream)
 
-    logging.getLogger("some.library").warning("once")
+    logging.getLogger("some.driver").warning("once")
 
     assert len(lines(stream)) == 1

@@ -56,7 +56,7 @@ class Session(Protocol):
 
     def settle(self, settlement: Settlement) -> bool:
         """
-        Write *settlement* to this session's own channel, or do nothing if the session has ended.
+        Write *settlement* to the session's own channel, or do nothing if the session has ended.
 
         Synchronous on purpose: nothing can happen between the check and the write.
 

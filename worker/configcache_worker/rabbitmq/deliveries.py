@@ -74,11 +74,11 @@ class DeliverySession:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing of this session counts any more."""
+        """Whether nothing of it counts any more."""
         return self._ended.done() or not self._tap.is_writable
 
     def settle(self, settlement: Settlement) -> bool:
-        """Write to this session's own channel; see :class:`~configcache_worker.core.ports.Session`."""
+        """Write to the session's own channel; see :class:`~configcache_worker.core.ports.Session`."""
         if self.has_ended:
             return False
         frames = encode_settlement(settlement, self._channel.number)

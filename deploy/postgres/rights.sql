@@ -1,0 +1,7 @@
+-- Runs after each `configcache migrate`, as the owner of the tables. Safe to repeat.
+
+-- UPDATE is for SELECT ... FOR UPDATE: rows are locked in one order before they are deleted.
+GRANT SELECT, UPDATE, DELETE ON configuration_cache TO worker;
+
+-- Who builds the configurations and reads them from the cache.
+GRANT SELECT, INSERT, UPDATE ON configuration_cache TO builder;

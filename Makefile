@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check setup lock clean
+.PHONY: help demo test check bench setup lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ check: setup  ## lint, formatting, types, and which module may import which
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+bench: setup  ## drain a backlog beside the obvious worker, in interleaved rounds: about 5 minutes
+	@$(BIN)/python benchmarks/drain.py
 
 setup:  ## only create .venv and see that RabbitMQ is there
 	@scripts/setup $(VENV)

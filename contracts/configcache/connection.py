@@ -15,12 +15,18 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 import aio_pika
-from aio_pika.exceptions import CONNECTION_EXCEPTIONS, AuthenticationError, ProbableAuthenticationError
+from aio_pika.exceptions import (
+    CONNECTION_EXCEPTIONS,
+    AMQPConnectionError,
+    AuthenticationError,
+    ProbableAuthenticationError,
+)
 from aiormq.connection import DEFAULT_PORTS
 from aiormq.exceptions import InvalidFrameError
 from yarl import URL
 
 from configcache.errors import BrokerUnavailable
+from configcache.network import describe_os_error
 from configcache.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -95,7 +101,7 @@ async def connect(
     )
     if transport_factory is not None:
         connection.kwargs["transport_factory"] = transport_factory
-    where = f"the broker at {target.host}:{target.port or DEFAULT_PORTS[target.scheme]}"
+    where = f"the broker at {target.host_subcomponent}:{target.port or DEFAULT_PORTS[target.scheme]}"
     with broker_errors(f"cannot connect to {where}"):
         try:
             async with asyncio.timeout(timeout_s):
@@ -158,8 +164,10 @@ def describe(error: BaseException | None) -> str:
             return "user name or password refused"
         case TimeoutError():
             return "no answer in time"
+        case AMQPConnectionError(__cause__=OSError() as cause):  # the driver's, around the system's own
+            return describe_os_error(cause)
         case OSError(strerror=str() as text) if text:
-            return text
+            return describe_os_error(error)
     words = " ".join(str(arg) for arg in error.args if arg is not None)
     return words or type(error).__name__
 

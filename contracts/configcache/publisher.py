@@ -145,10 +145,14 @@ class Publisher:
     def _out_of_time(self) -> PublishError:
         """Tell why no answer came: that there is no connection and why, or that the broker is silent."""
         failure = self._last_failure
-        if self._supervisor.current is not None or failure is None:
+        if self._supervisor.current is not None:
             return BrokerUnavailable(
                 f"the broker did not confirm the command within {self._timeout_s:g} s;"
                 " it may be blocked by an alarm, or unreachable"
+            )
+        if failure is None:
+            return BrokerUnavailable(
+                f"no connection within {self._timeout_s:g} s; the broker has not answered yet"
             )
         kind = Refused if isinstance(failure, Refused) else BrokerUnavailable
         return kind(f"no connection within {self._timeout_s:g} s; the last attempt: {failure}")

@@ -19,7 +19,15 @@ from configcache.topology import (
     EVENT_EXCHANGE,
     WORKER_PERMISSIONS,
 )
-from configcache_worker.rabbitmq.declare import Problem, TopologyMismatch, TopologyMissing, check, declare
+from configcache_worker.rabbitmq.declare import (
+    Problem,
+    TopologyMismatch,
+    TopologyMissing,
+    check,
+    create,
+    declare,
+    examine,
+)
 
 EVERYTHING = {COMMAND_EXCHANGE, COMMAND_QUEUE, DEAD_LETTER_EXCHANGE, DEAD_LETTER_QUEUE, EVENT_EXCHANGE}
 
@@ -54,6 +62,17 @@ async def test_an_empty_vhost_gets_everything(connection):
     await declare(connection, may_declare=True)
 
     assert await check(connection) == []
+
+
+async def test_what_is_created_is_told(connection):
+    await create(connection)
+    channel = await (await connection.channel()).get_underlay_channel()
+    await channel.queue_delete(COMMAND_QUEUE)
+
+    report = await create(connection)
+
+    assert [entity.name for entity in report.created] == [COMMAND_QUEUE]
+    assert (await create(connection)).created == []
 
 
 async def test_a_command_published_to_the_exchange_reaches_the_queue(connection):
@@ -147,6 +166,15 @@ async def test_a_worker_with_least_rights_starts_where_all_is_there(
     await declare(worker_connection, may_declare=may_declare)
 
     assert await check(worker_connection) == []
+
+
+async def test_what_could_not_be_compared_for_lack_of_rights_is_told(connection, worker_connection):
+    await declare(connection, may_declare=True)
+
+    report = await examine(worker_connection)
+
+    assert set(report.uncompared) == EVERYTHING
+    assert (await examine(connection)).uncompared == []
 
 
 @pytest.mark.parametrize("may_declare", [True, False])

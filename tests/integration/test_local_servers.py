@@ -82,8 +82,15 @@ def test_a_virtual_host_is_apart_from_others_and_gone_when_deleted(rabbitmq: Rab
     assert messages(url) == [b"here only"]
     rabbitmq.delete_vhost(name)
     assert not greets(url)
-    with pytest.raises(ServerFailed, match="no_such_vhost"):
-        rabbitmq.delete_vhost(name)
+
+
+def test_deleting_what_is_not_there_changes_nothing(rabbitmq: RabbitMQ, postgres: PostgreSQL) -> None:
+    rabbitmq.delete_vhost("never created")
+    postgres.drop_database("never created")
+    with management_api(status=404) as (management_url, requests):
+        ForeignRabbitMQ("amqp://guest@127.0.0.1/", management_url=management_url).delete_vhost("x")
+
+    assert requests == ["DELETE /api/vhosts/x"]
 
 
 async def test_a_database_server_keeps_committed_rows_when_killed_and_when_restarted(
@@ -168,6 +175,7 @@ def test_a_foreign_broker_without_management_api_is_unavailable_and_says_what_it
     with pytest.raises(ServerUnavailable, match="management API") as caught:
         broker.create_vhost("configcache_test_1")
 
+    assert str(caught.value).endswith(": connection refused")
     assert "secret" not in str(caught.value)
 
 
@@ -338,7 +346,7 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
 
 
 @contextmanager
-def management_api() -> Iterator[tuple[str, list[str]]]:
+def management_api(status: int = 204) -> Iterator[tuple[str, list[str]]]:
     """A management API that does nothing but record what is asked of it: its URL, and the record."""
     requests: list[str] = []
 
@@ -346,7 +354,7 @@ def management_api() -> Iterator[tuple[str, list[str]]]:
         def answer(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             requests.append(f"{self.command} {self.path}")
-            self.send_response(204)
+            self.send_response(status)
             self.end_headers()
 
         do_PUT = do_DELETE = answer  # noqa: N815  the names that the base class looks for

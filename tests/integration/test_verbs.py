@@ -79,8 +79,37 @@ def test_topology_creates_everything_and_may_be_repeated(run):
     first = run("topology")
     second = run("topology")
 
-    assert first == second == (0, ["the topology is as it must be"], [])
-    assert run("topology", "--check")[0] == 0
+    assert first[0] == 0
+    assert sorted(first[1][:-1]) == sorted(
+        [f"created exchange {exchange.name}" for exchange in TOPOLOGY.exchanges]
+        + [f"created queue {queue.name}" for queue in TOPOLOGY.queues]
+    )
+    assert first[1][-1] == "the topology is as it must be"
+    assert second == (0, ["the topology is as it must be: all of it was there"], [])
+    assert run("topology", "--check") == second
+
+
+@pytest.mark.parametrize("arguments", [["topology"], ["topology", "--check"]])
+def test_topology_says_what_a_user_without_rights_could_not_find_out(
+    run, monkeypatch, rabbitmq, vhost, arguments
+):
+    run("topology")
+    parts = urlsplit(vhost)
+    name = parts.path.removeprefix("/")
+    rabbitmq.ctl("add_user", name, "secret")
+    rabbitmq.ctl("set_permissions", "-p", name, name, "^(configuration)$", ".*", ".*")
+    url = parts._replace(netloc=f"{name}:secret@{parts.hostname}:{parts.port}").geturl()
+    monkeypatch.setenv("CONFIGCACHE_BROKER__URL", url)
+
+    code, out, err = run(*arguments)
+    rabbitmq.ctl("delete_user", name)
+
+    assert (code, err) == (0, [])
+    (line,) = out
+    assert line.startswith("all of it exists; its arguments could not be compared: ")
+    assert set(line.rpartition("lacks the configure right on ")[2].split(", ")) == {
+        entity.name for entity in (*TOPOLOGY.exchanges, *TOPOLOGY.queues) if entity.name != "configuration"
+    }
 
 
 def test_topology_check_names_what_is_missing_and_creates_nothing(run):
@@ -116,19 +145,32 @@ def test_migrate_applies_once_what_the_dry_run_announced(run, database):
     assert [line.removeprefix("would apply ") for line in announced[1]] == [
         line.removeprefix("applied ") for line in applied[1]
     ]
-    assert again[1] == ["up to date"]
+    assert again[1] == ["schema public is up to date"]
     assert in_database(database, lambda sql: sql.fetchval("SELECT count(*) FROM configuration_cache")) == 0
 
 
 def test_migrate_takes_the_schema_of_the_settings(run, monkeypatch, database):
     monkeypatch.setenv("CONFIGCACHE_CACHE__SCHEMA", "Cache")
 
-    assert run("migrate")[0] == 0
+    code, out, err = run("migrate")
 
+    assert (code, err) == (0, [])
+    assert all(line.endswith(" in schema Cache") for line in out)
     assert (
         in_database(database, lambda sql: sql.fetchval('SELECT count(*) FROM "Cache".configuration_cache'))
         == 0
     )
+
+
+@pytest.mark.parametrize(("variable", "name"), [("TABLE", "cache.table"), ("COLUMNS__ITEM", "cache.columns")])
+def test_migrate_says_that_it_does_not_touch_a_table_of_ones_own(run, monkeypatch, variable, name):
+    monkeypatch.setenv(f"CONFIGCACHE_CACHE__{variable}", "xml")
+
+    code, out, _ = run("migrate")
+
+    assert code == 0
+    assert "standard table" in out[-1]
+    assert f"{name} describes is not touched" in out[-1]
 
 
 def test_migrate_without_the_right_to_create_is_a_failure_in_one_line(run, monkeypatch, database):

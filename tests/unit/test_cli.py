@@ -16,6 +16,7 @@ import pytest
 import structlog
 
 from configcache_worker.__main__ import VERBS, main
+from configcache_worker.rabbitmq.declare import Report
 
 TEST_URLS = {
     "CONFIGCACHE_BROKER__URL": "amqp://user:hidden@127.0.0.1:1/",
@@ -53,10 +54,12 @@ def urls(monkeypatch):
 
 def python(script: str, *, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
     """A process of its own, for what would end or upset this one."""
-    environ = {**os.environ, **TEST_URLS, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen(
-        [sys.executable, "-c", script], env=environ, text=True, stdout=stdout, stderr=subprocess.PIPE
-    )
+    return process([sys.executable, "-c", script], stdout=stdout)
+
+
+def process(command: list[str], *, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    environ = {**os.environ, **TEST_URLS, "PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": ""}
+    return subprocess.Popen(command, env=environ, text=True, stdout=stdout, stderr=subprocess.PIPE)
 
 
 def test_help_lists_every_verb(capsys):
@@ -98,14 +101,29 @@ def test_the_version_is_told(capsys):
         PUBLISH,
         [*PUBLISH, "--associate", "forty-two"],
         [*PUBLISH, "--associate", "42", "--for-all-associates"],
-        [*PUBLISH, "--associate", "42", "--timeout", "0"],
-        [*PUBLISH, "--associate", "42", "--timeout", "nan"],
     ],
 )
 def test_wrong_usage_is_2_and_says_what_is_wrong(capsys, arguments):
     assert main(arguments) == 2
 
     assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "must"),
+    [
+        ("--timeout", "abc", "a number of seconds greater than 0"),
+        ("--timeout", "0", "a number of seconds greater than 0"),
+        ("--timeout", "nan", "a number of seconds greater than 0"),
+        ("--associate", "abc", "a whole number from 1 to 9223372036854775807"),
+        ("--associate", "1.0", "a whole number from 1 to 9223372036854775807"),
+    ],
+)
+def test_a_number_that_is_none_is_told_with_what_it_must_be(capsys, option, value, must):
+    assert main([*PUBLISH, option, value]) == 2
+
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line == f"configcache publish: error: argument {option}: must be {must}, not {value}"
 
 
 @pytest.mark.parametrize(
@@ -149,6 +167,27 @@ def test_settings_prints_values_and_origins_without_secrets(capsys):
     assert "hidden" not in out
 
 
+@pytest.mark.parametrize("content", [None, "[worker", "[brokr]"])
+def test_settings_prints_no_table_where_the_file_is_wrong(capsys, tmp_path, content):
+    if content:
+        (tmp_path / "x.toml").write_text(content)
+
+    assert main(["settings", "--config", "x.toml"]) == 2
+
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.splitlines()) == 1
+    assert "x.toml" in printed.err
+
+
+def test_what_is_missing_may_be_put_into_the_file_that_was_named(capsys, tmp_path):
+    (tmp_path / "x.toml").touch()
+
+    assert main(["topology", "--config", "x.toml"]) == 2
+
+    assert "url under [broker] in x.toml" in capsys.readouterr().err
+
+
 def test_settings_prints_what_is_valid_and_says_what_is_missing(capsys, monkeypatch):
     monkeypatch.setenv("CONFIGCACHE_BROKER__URL", "amqp://rabbit/")
 
@@ -165,10 +204,10 @@ def test_settings_prints_what_is_valid_and_says_what_is_missing(capsys, monkeypa
     ("verb", "words"),
     [
         ([*PUBLISH, "--for-all-associates", "--timeout", "0.2"], "not published: no connection within 0.2 s"),
-        (["migrate"], "no connection to PostgreSQL"),
-        (["migrate", "--dry-run"], "no connection to PostgreSQL"),
-        (["topology"], "cannot connect to the broker"),
-        (["topology", "--check"], "cannot connect to the broker"),
+        (["migrate"], "no connection to PostgreSQL at 127.0.0.1:1: connection refused\n"),
+        (["migrate", "--dry-run"], "no connection to PostgreSQL at 127.0.0.1:1: connection refused\n"),
+        (["topology"], "cannot connect to the broker at 127.0.0.1:1: connection refused\n"),
+        (["topology", "--check"], "cannot connect to the broker at 127.0.0.1:1: connection refused\n"),
     ],
 )
 def test_a_server_that_is_not_there_is_a_failure_in_one_line(capsys, verb, words):
@@ -181,7 +220,6 @@ def test_a_server_that_is_not_there_is_a_failure_in_one_line(capsys, verb, words
     assert "hidden" not in printed.err
 
 
-@pytest.mark.usefixtures("urls")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -197,6 +235,29 @@ def test_publish_refuses_what_the_contract_refuses_in_its_words(capsys, argument
     assert main(["publish", *arguments]) == 2
 
     assert capsys.readouterr().err.startswith(f"configcache publish: {words}")
+
+
+@pytest.mark.usefixtures("urls")
+def test_topology_does_not_say_that_all_exists_where_something_could_not_be_looked_at(capsys, monkeypatch):
+    async def report(*_, **__):
+        return Report(hidden=["configuration"], uncompared=["configuration", "configuration.events"])
+
+    monkeypatch.setattr("configcache_worker.cli.topology._report", report)
+
+    assert main(["topology", "--check"]) == 0
+
+    assert capsys.readouterr().out == (
+        "nothing is missing that this user may look at (not at configuration); its arguments could not be "
+        "compared: this user lacks the configure right on configuration, configuration.events\n"
+    )
+
+
+def test_an_ipv6_address_is_told_in_brackets(capsys, monkeypatch):
+    monkeypatch.setenv("CONFIGCACHE_BROKER__URL", "amqp://[::1]:1/")
+
+    assert main(["topology"]) == 1
+
+    assert "the broker at [::1]:1: " in capsys.readouterr().err
 
 
 # --- the worker's process ---------------------------------------------------------------------------------------------
@@ -259,14 +320,20 @@ def test_a_second_signal_ends_the_worker_at_once():
     assert "Traceback" not in err
 
 
-def test_a_refused_start_is_one_line(app, capsys):
+def test_a_refused_start_is_one_log_line(app, capsys, monkeypatch):
     def refuse():
         raise StartRefused("queue x is different")
 
     app.at_start = refuse
+    monkeypatch.setenv("CONFIGCACHE_TELEMETRY__LOG_FORMAT", "json")
 
     assert main(["worker"]) == 1
-    assert capsys.readouterr().err == "configcache worker: queue x is different\n"
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (json.loads(line)["event"], json.loads(line)["error"]) == (
+        "worker.refused",
+        "queue x is different",
+    )
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
@@ -324,6 +391,22 @@ def test_a_missing_extra_is_told_in_one_line(arguments, module):
     )
 
 
+def test_the_demo_starts_nothing_before_it_says_that_its_extra_is_missing():
+    with python(
+        "import sys; sys.modules['pika'] = None\n"
+        "from configcache_worker.local.servers import Servers\n"
+        "Servers.start = lambda self: print('started')\n"
+        "from configcache_worker.__main__ import main\n"
+        "sys.exit(main(['demo']))"
+    ) as demo:
+        out, err = demo.communicate(timeout=20)
+
+    assert (demo.returncode, out) == (2, "")
+    assert err == (
+        'configcache demo needs the extra [testing]: pip install "clear-configuration-cache[testing]"\n'
+    )
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["worker", "--help"], ["publish", "--help"]])
 def test_help_works_without_any_extra(arguments):
     with python(
@@ -356,6 +439,68 @@ def test_ctrl_c_leaves_no_traceback(capsys, monkeypatch):
 
     assert main(["settings"]) == 1
     assert capsys.readouterr().err == "configcache settings: interrupted\n"
+
+
+RUN = "import sys; from configcache_worker.__main__ import main; sys.exit(main(sys.argv[1:]))"
+PUBLISHES = (
+    "import sys; from configcache import Publisher; from configcache_worker.__main__ import main\n"
+    "async def publish(self, command): pass\n"
+    "Publisher.publish = publish; sys.exit(main(sys.argv[1:]))"
+)
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "failure"),
+    [
+        (RUN, ["settings"], "configcache settings: can't write the output"),
+        (RUN, ["contracts", "reasons"], "configcache contracts: can't write the output"),
+        (
+            PUBLISHES,
+            [*PUBLISH, "--for-all-associates"],
+            "configcache publish: published, but can't write the output",
+        ),
+    ],
+)
+@pytest.mark.parametrize(
+    ("redirection", "reason"), [(">/dev/full", "No space left on device"), (">&-", "it is closed")]
+)
+def test_output_that_cannot_be_written_is_a_failure_in_one_line(
+    script, arguments, failure, redirection, reason
+):
+    with process(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", sys.executable, "-c", script, *arguments]
+    ) as it:
+        _, err = it.communicate(timeout=20)
+
+    assert (it.returncode, err) == (1, f"{failure}: {reason}\n")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["publish", "--help"], ["--version"], []])
+def test_a_manual_that_cannot_be_written_is_a_failure_in_one_line(arguments):
+    with process(["sh", "-c", 'exec "$@" >/dev/full', "sh", sys.executable, "-c", RUN, *arguments]) as it:
+        _, err = it.communicate(timeout=20)
+
+    assert it.returncode == 1
+    assert re.fullmatch(r"configcache( publish)?: can't write the output: No space left on device\n", err)
+
+
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "2>&-"])
+@pytest.mark.parametrize("arguments", [["settings", "--config", "absent.toml"], ["nonsense"]])
+def test_a_complaint_that_cannot_be_written_leaves_the_exit_code(redirection, arguments):
+    command = [sys.executable, "-c", RUN, *arguments]
+    with process(["sh", "-c", f'exec "$@" {redirection}', "sh", *command]) as it:
+        out, _ = it.communicate(timeout=20)
+
+    assert (it.returncode, out) == (2, "")
+
+
+def test_a_message_from_a_closed_input_is_wrong_usage():
+    command = [sys.executable, "-c", RUN, "contracts", "check"]
+    with process(["sh", "-c", 'exec "$@" <&-', "sh", *command]) as it:
+        _, err = it.communicate(timeout=20)
+
+    assert it.returncode == 2
+    assert err == "configcache contracts: standard input can't be read: it is closed\n"
 
 
 def test_a_reader_that_went_away_leaves_no_traceback():

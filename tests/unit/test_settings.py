@@ -135,7 +135,18 @@ def test_settings_cannot_be_changed(directory):
         ("BROKER__HEARTBEAT_S", "0", "a whole number from 1 to 60, not 0"),
         ("BROKER__HEARTBEAT_S", "61", "a whole number from 1 to 60, not 61"),
         ("BROKER__CONNECT_TIMEOUT_S", "inf", "a number above 0 and at most 86400, not inf"),
+        ("BROKER__URL", "amqp://h/?heartbeat=abc", "must not set heartbeat: set broker.heartbeat_s"),
+        ("BROKER__URL", "amqp://h/?hartbeat=3", "must not set hartbeat: set broker.heartbeat_s"),
+        ("BROKER__URL", "amqps://h/?cafil=x", "did you mean cafile?"),
+        ("BROKER__URL", "amqp://h/?heartbeat", "name=value"),
         ("DATABASE__URL", "mysql://h", "begins with postgresql:// or postgres://"),
+        ("DATABASE__URL", "postgresql://h:abc/d", "a port that is a number from 1 to 65535"),
+        ("DATABASE__URL", "postgresql://h:1,i:65536/d", "a port that is a number from 1 to 65535"),
+        ("DATABASE__URL", "postgresql://h/d?port=abc", "a port that is a number from 1 to 65535"),
+        ("DATABASE__URL", "postgresql://h/d?sslmode=reqire", "its sslmode; did you mean require?"),
+        ("DATABASE__URL", "postgresql://h/d?sslmode", "name=value"),
+        ("DATABASE__URL", "postgresql://h/d?target_session_attrs=x", "one of any, primary, standby,"),
+        ("DATABASE__URL", "postgresql://::1/d", "a port that is a number"),
         ("DATABASE__LOCK_TIMEOUT_S", "0", "a number above 0"),
         ("CACHE__TABLE", "", "a text that is not empty, not ''"),
         ("CACHE__SCHEMA", "é" * 32, "at most 63 bytes"),
@@ -157,6 +168,25 @@ def test_a_wrong_value_is_one_line_naming_setting_and_origin(directory, variable
     assert line.startswith(f"{name} (environment CONFIGCACHE_{variable}) must ")
     assert words in line
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "amqp://[::1]:5672/v?name=me&timeout=5",
+        "amqps://u:p%40@h/v?cafile=/ca&certfile=/c&keyfile=/k&no_verify_ssl=1&auth=EXTERNAL",
+        "postgresql:///d",
+        "postgres://u:p%40@h:1,[::1]:2,i/d?sslmode=verify-full&application_name=x",
+        "postgresql://%2Frun%2Fpostgresql/d?target_session_attrs=read-write",
+        "postgresql://h:5432/d?user=me@realm&port=5433",
+    ],
+)
+def test_urls_that_the_drivers_take_are_taken(directory, url):
+    section = "broker" if url.startswith("amqp") else "database"
+
+    settings = load({section}, environ={f"CONFIGCACHE_{section.upper()}__URL": url}, directory=directory)
+
+    assert getattr(settings, section).url == url
 
 
 def test_a_wrong_value_in_the_file_names_the_file(directory):
@@ -277,13 +307,31 @@ def test_a_setting_given_twice_is_an_error(directory):
 def test_an_unreadable_secret_file_names_the_variable(directory):
     (line,) = problems({"broker"}, environ={"CONFIGCACHE_BROKER__URL_FILE": "none"}, directory=directory)
 
-    assert "CONFIGCACHE_BROKER__URL_FILE can't be read" in line
+    assert "CONFIGCACHE_BROKER__URL_FILE can't be read: no such file or directory: " in line
 
 
-@pytest.mark.parametrize("url", ["http://u:hidden@h", "hidden", "amqp://u:hid den@h", "amqp://u:hidden@:x"])
-def test_no_message_contains_a_secret(directory, url):
-    (line,) = problems({"broker"}, environ={"CONFIGCACHE_BROKER__URL": url}, directory=directory)
-    sources = read(environ={"CONFIGCACHE_BROKER__URL": url}, directory=directory)
+@pytest.mark.parametrize(
+    ("section", "url"),
+    [
+        ("broker", "http://u:hidden@h"),
+        ("broker", "hidden"),
+        ("broker", "amqp://u:hid den@h"),
+        ("broker", "amqp://u:hidden@:x"),
+        ("broker", "amqp://u:hid/den@h"),
+        ("broker", "amqp://u:1?hid=den@h"),
+        ("broker", "amqp://u:1#hid@h"),
+        ("database", "postgresql://u:hid@den@h/d"),
+        ("database", "postgresql://u:hid/den@h/d"),
+        ("database", "postgresql://u:1/hid@h/d"),
+        ("database", "postgresql://u:hid?den@h/d"),
+        ("database", "postgresql://u:hid[den@h/d"),
+    ],
+)
+def test_no_message_contains_a_secret(directory, section, url):
+    environ = {f"CONFIGCACHE_{section.upper()}__URL": url}
+
+    (line,) = problems({section}, environ=environ, directory=directory)
+    sources = read(environ=environ, directory=directory)
 
     assert "hid" not in line
     assert not any("hid" in row.value for row in sources.effective())

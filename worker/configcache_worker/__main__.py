@@ -8,6 +8,7 @@ an installation without a verb's extra can say so.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import logging
 import os
@@ -16,9 +17,9 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn, TextIO
 
-from configcache_worker.cli import CommandFailed
+from configcache_worker.cli import CommandFailed, OutputFailed, say
 
 DISTRIBUTION: Final = "clear-configuration-cache"
 DONE: Final = 0
@@ -56,14 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = next((argument for argument in arguments if not argument.startswith("-")), None)
     try:
         return _run(name if name in VERBS else None, arguments)
-    except SystemExit as exit_:  # argparse, which has said what it had to
-        return exit_.code if isinstance(exit_.code, int) else WRONG_USAGE
+    except OutputFailed as failure:
+        _give_up(sys.stdout)
+        _complain(name, str(failure))
+        return failure.exit_code
     except CommandFailed as failure:
         _complain(name, str(failure))
         return failure.exit_code
-    except BrokenPipeError:
-        # Whoever read our output has gone. Nothing must be flushed into the broken pipe when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has gone
+        _give_up(sys.stdout)
         return FAILED
     except KeyboardInterrupt:
         _complain(name, "interrupted")
@@ -75,29 +77,39 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(name: str | None, arguments: Sequence[str]) -> int:
     parser, parsers = _parser()
-    if name is None:
+    try:
+        if name is not None:
+            return _run_verb(name, arguments, parser, parsers[name])
         parser.parse_args(arguments)
-        parser.print_help()
-        return WRONG_USAGE
+    except SystemExit as exit_:  # argparse, which has said what it had to
+        return exit_.code if isinstance(exit_.code, int) else WRONG_USAGE
+    parser.print_help()
+    return WRONG_USAGE
+
+
+def _run_verb(
+    name: str,
+    arguments: Sequence[str],
+    parser: argparse.ArgumentParser,
+    verbs_parser: argparse.ArgumentParser,
+) -> int:
     # Until a verb configures logs, libraries say nothing: what matters reaches the verb as an exception.
     logging.getLogger().addHandler(logging.NullHandler())
     try:
         verb: ModuleType = importlib.import_module(f"configcache_worker.cli.{name}")
-        verb.add_arguments(parsers[name])
+        verb.add_arguments(verbs_parser)
         code: int = verb.run(parser.parse_args(arguments))
     except ModuleNotFoundError as missing:
         if (missing.name or "").partition(".")[0] in {"configcache", "configcache_worker"}:
             raise
         extra = VERBS[name].extra
-        message = f'configcache {name} needs the extra [{extra}]: pip install "{DISTRIBUTION}[{extra}]"'
-        print(message, file=sys.stderr)
+        _tell(f'configcache {name} needs the extra [{extra}]: pip install "{DISTRIBUTION}[{extra}]"')
         return WRONG_USAGE
-    sys.stdout.flush()
     return code
 
 
 def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="configcache",
         description="Keeps a cache of built configurations in step: commands in by RabbitMQ, rows out of PostgreSQL.",
         epilog="`configcache VERB --help` is the manual of a verb. Exit codes: 0 done, 1 failed, 2 wrong usage or settings.",
@@ -108,6 +120,17 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         name: subparsers.add_parser(name, help=verb.summary, allow_abbrev=False)
         for name, verb in VERBS.items()
     }
+
+
+class _Parser(argparse.ArgumentParser):
+    """Writes as the verbs do: argparse would keep it to itself that something can't be written."""
+
+    def print_help(self, file: object = None) -> None:
+        say(self.format_help().rstrip("\n"))
+
+    def error(self, message: str) -> NoReturn:
+        _tell(f"{self.format_usage()}{self.prog}: error: {message}")
+        raise SystemExit(WRONG_USAGE)
 
 
 class _Version(argparse.Action):
@@ -129,14 +152,30 @@ class _Version(argparse.Action):
             number = version(DISTRIBUTION)
         except PackageNotFoundError:
             number = "(not installed: running from its source)"
-        print(f"configcache {number}")
+        say(f"configcache {number}")
         parser.exit(DONE)
 
 
 def _complain(name: str | None, text: str) -> None:
     prefix = f"configcache {name}" if name in VERBS else "configcache"
     for line in text.splitlines() or [""]:
-        print(f"{prefix}: {line}", file=sys.stderr)
+        _tell(f"{prefix}: {line}")
+
+
+def _tell(line: str) -> None:
+    if sys.stderr is None:  # closed, and print() would take standard output in its place
+        return
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:  # nobody is left to tell; the exit code remains
+        _give_up(sys.stderr)
+
+
+def _give_up(stream: TextIO | None) -> None:
+    """Let *stream* end nowhere: nothing must be flushed into what can't be written when the interpreter ends."""
+    if stream is not None:
+        with contextlib.suppress(OSError, ValueError):  # no file of its own, or it is gone
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _place(error: BaseException) -> str:

@@ -8,6 +8,7 @@ A verb's module has ``add_arguments(parser)`` and ``run(args) -> int`` (the exit
 from __future__ import annotations
 
 import argparse
+import sys
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,28 @@ class WrongUsage(CommandFailed):
     """Arguments or settings are wrong: exit code 2."""
 
     exit_code = 2
+
+
+class OutputFailed(CommandFailed):
+    """What the verb has to say can't be written, so nobody learns how it went: exit code 1."""
+
+
+def say(text: str) -> None:
+    """
+    Print *text* as a line of the verb's output, at once: a verb that goes on should know that somebody can read it.
+
+    Raises:
+        OutputFailed: It can't be written.
+        BrokenPipeError: Whoever read the output has gone.
+    """
+    if sys.stdout is None:  # the process was started with a closed one
+        raise OutputFailed("can't write the output: it is closed")
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputFailed(f"can't write the output: {error.strerror}") from error
 
 
 def manual(parser: argparse.ArgumentParser, description: str, epilog: str) -> None:

@@ -7,7 +7,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from configcache_worker.cli import CommandFailed, WrongUsage, manual
+from configcache_worker.cli import CommandFailed, WrongUsage, manual, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,23 +74,23 @@ def _check(args: argparse.Namespace) -> int:
         meaning = [] if error.reason.meaning == error.detail else [error.reason.meaning]
         raise CommandFailed("\n".join([f"{error.reason}: {error.detail}", *meaning])) from error
     whose = "all associates" if command.for_all_associates else f"associate {command.associate_id}"
-    print(f"accepted: clear {command.application} / {command.instance} for {whose}")
+    say(f"accepted: clear {command.application} / {command.instance} for {whose}")
     return 0
 
 
 def _body(file: str | None) -> bytes:
-    if file is None:
-        return sys.stdin.buffer.read()
+    if file is None and sys.stdin is None:  # the process was started with a closed one
+        raise WrongUsage("standard input can't be read: it is closed")
     try:
-        return Path(file).read_bytes()
+        return sys.stdin.buffer.read() if file is None else Path(file).read_bytes()
     except OSError as error:
-        raise WrongUsage(f"{file} can't be read: {error.strerror}") from error
+        raise WrongUsage(f"{file or 'standard input'} can't be read: {error.strerror}") from error
 
 
 def _list_reasons() -> int:
     from configcache import Reason
 
     for reason in Reason:
-        print(reason)
-        print(textwrap.fill(reason.meaning, 80, initial_indent="    ", subsequent_indent="    "))
+        say(reason)
+        say(textwrap.fill(reason.meaning, 80, initial_indent="    ", subsequent_indent="    "))
     return 0

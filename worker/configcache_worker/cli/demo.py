@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from configcache_worker.cli import CommandFailed, manual
+from configcache_worker.cli import CommandFailed, manual, say
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from configcache_worker.local.errors import ServerFailed, ServerUnavailable
 
     try:
-        succeeded = asyncio.run(demonstrate(lambda line: print(line, flush=True)))
+        succeeded = asyncio.run(demonstrate(say))
     except (ServerUnavailable, ServerFailed) as error:
         raise CommandFailed(str(error)) from error
     if not succeeded:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from configcache_worker.cli import CommandFailed, add_config_option, manual
+from configcache_worker.cli import CommandFailed, add_config_option, manual, say
 
 if TYPE_CHECKING:
     from configcache_worker.doctor import Finding
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     findings = asyncio.run(examine(config=args.config, management_url=args.management))
     wrong = dict.fromkeys(finding.check for finding in findings if finding.state is State.WRONG)
     lines = _as_json(findings, well=not wrong) if args.json else _as_table(findings)
-    print(lines, flush=True)
+    say(lines)
     if wrong:
         raise CommandFailed(f"wrong: {', '.join(wrong)}")
     return 0

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+from typing import TYPE_CHECKING
 
-from configcache_worker.cli import CommandFailed, add_config_option, load_settings, manual
+from configcache_worker.cli import CommandFailed, add_config_option, load_settings, manual, say
+
+if TYPE_CHECKING:
+    from configcache_worker.settings import CacheSettings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,8 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         Create the tables in the database, or bring them up to date.
 
         Each migration is applied once, in a transaction of its own. Safe to repeat,
-        and from many places at once: they take turns. Not needed for a cache table of
-        your own (cache.table).
+        and from many places at once: they take turns. A schema that is missing is
+        created too. Not needed for a cache table of your own (cache.table), which
+        is never touched.
         """,
         """
         settings: the sections database, cache (for cache.schema)
@@ -50,8 +55,25 @@ def run(args: argparse.Namespace) -> int:
         )
     except (ConnectionFailed, MigrationError) as error:
         raise CommandFailed(str(error)) from error
+    schema = settings.cache.schema_
     for migration in migrations:
-        print(f"{'would apply' if args.dry_run else 'applied'} {migration.name}")
+        say(f"{'would apply' if args.dry_run else 'applied'} {migration.name} in schema {schema}")
     if not migrations:
-        print("up to date")
+        say(f"schema {schema} is up to date")
+    if notice := _untouched(settings.cache):
+        say(notice)
     return 0
+
+
+def _untouched(cache: CacheSettings) -> str | None:
+    """What the settings say of the cache table that was not heeded, if anything."""
+    from configcache_worker.settings import CacheSettings
+
+    standard = CacheSettings()
+    if (cache.table, cache.columns) == (standard.table, standard.columns):
+        return None
+    name = "cache.table" if cache.table != standard.table else "cache.columns"
+    return (
+        f"this is about the standard table, {standard.table} with its standard columns; "
+        f"the table of your own that {name} describes is not touched"
+    )

@@ -6,7 +6,15 @@ import argparse
 import asyncio
 from typing import TYPE_CHECKING
 
-from configcache_worker.cli import CommandFailed, WrongUsage, add_config_option, load_settings, manual
+from configcache_worker.cli import (
+    CommandFailed,
+    OutputFailed,
+    WrongUsage,
+    add_config_option,
+    load_settings,
+    manual,
+    say,
+)
 
 if TYPE_CHECKING:
     from configcache import ClearConfigurationCache
@@ -35,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--instance", required=True, help="which configuration set of it, such as Web")
     whose = parser.add_mutually_exclusive_group(required=True)
     whose.add_argument("--for-all-associates", action="store_true", help="clear everybody's rows")
-    whose.add_argument("--associate", metavar="ID", type=int, help="clear the rows of one associate")
+    whose.add_argument("--associate", metavar="ID", type=_associate, help="clear the rows of one associate")
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
@@ -48,24 +56,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Publish the command."""
+    command = _command(args)
     settings = load_settings(args, "broker")
 
     from configcache import PublishError
 
-    command = _command(args)
     try:
         asyncio.run(_publish(command, url=settings.broker.url, timeout_s=args.timeout))
     except PublishError as error:
         raise CommandFailed(f"not published: {error}") from error
     whose = "all associates" if command.for_all_associates else f"associate {command.associate_id}"
-    print(f"published: clear {command.application} / {command.instance} for {whose}")
+    try:
+        say(f"published: clear {command.application} / {command.instance} for {whose}")
+    except OutputFailed as failure:
+        raise OutputFailed(f"published, but {failure}") from failure
     return 0
 
 
+def _associate(text: str) -> int:
+    try:
+        return int(text)  # its range is the contract's to check
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number from 1 to 9223372036854775807, not {text}"
+        ) from None
+
+
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, not {text}")
+        raise argparse.ArgumentTypeError(f"must be a number of seconds greater than 0, not {text}")
     return seconds
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from configcache_worker.cli import CommandFailed, add_config_option, load_settings, manual
+from configcache_worker.cli import CommandFailed, add_config_option, load_settings, manual, say
 
 if TYPE_CHECKING:
-    from configcache_worker.rabbitmq.declare import Finding
+    from configcache_worker.rabbitmq.declare import Report
     from configcache_worker.settings import BrokerSettings
 
 
@@ -45,19 +44,35 @@ def run(args: argparse.Namespace) -> int:
     from configcache.connection import BrokerUnavailable
 
     try:
-        findings = asyncio.run(_findings(broker, only_check=args.check))
+        report = asyncio.run(_report(broker, only_check=args.check))
     except BrokerUnavailable as error:
         raise CommandFailed(str(error)) from error
-    if findings:
-        lines = (f"{finding.name} is {finding.problem.value}: {finding.text}" for finding in findings)
+    for entity in report.created:
+        say(f"created {type(entity).__name__.lower()} {entity.name}")
+    if report.findings:
+        lines = (f"{finding.name} is {finding.problem.value}: {finding.text}" for finding in report.findings)
         raise CommandFailed("\n".join(lines))
-    print("the topology is as it must be")
+    say(_verdict(report))
     return 0
 
 
-async def _findings(broker: BrokerSettings, *, only_check: bool) -> Sequence[Finding]:
+def _verdict(report: Report) -> str:
+    if report.uncompared:
+        exists = "all of it exists"
+        if report.hidden:
+            exists = f"nothing is missing that this user may look at (not at {', '.join(report.hidden)})"
+        names = ", ".join(report.uncompared)
+        return (
+            f"{exists}; its arguments could not be compared: this user lacks the configure right on {names}"
+        )
+    if report.created:
+        return "the topology is as it must be"
+    return "the topology is as it must be: all of it was there"
+
+
+async def _report(broker: BrokerSettings, *, only_check: bool) -> Report:
     from configcache.connection import close_connection, connect
-    from configcache_worker.rabbitmq.declare import TopologyError, check, declare
+    from configcache_worker.rabbitmq.declare import Report, TopologyError, create, examine
 
     connection = await connect(
         broker.url,
@@ -67,10 +82,9 @@ async def _findings(broker: BrokerSettings, *, only_check: bool) -> Sequence[Fin
     )
     try:
         if only_check:
-            return await check(connection)
-        await declare(connection, may_declare=True)
+            return await examine(connection)
+        return await create(connection)
     except TopologyError as error:
-        return error.findings
+        return Report(findings=error.findings)
     finally:
         await close_connection(connection)
-    return ()

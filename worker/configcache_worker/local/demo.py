@@ -21,6 +21,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import pika
+
 from configcache import ClearConfigurationCache, Publisher
 from configcache.topology import COMMAND_EXCHANGE, COMMAND_QUEUE, COMMAND_ROUTING_KEY, DEAD_LETTER_QUEUE
 from configcache_worker.local.ports import LOOPBACK, free_ports
@@ -244,8 +246,6 @@ def _is_ready(port: int) -> bool:
 
 def _publish_bare(url: str, bodies: Sequence[bytes]) -> None:
     """As a client would that knows nothing but the exchange, the routing key and the JSON."""
-    import pika
-
     connection = pika.BlockingConnection(pika.URLParameters(url))
     channel = connection.channel()
     channel.confirm_delivery()

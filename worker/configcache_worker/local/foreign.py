@@ -13,10 +13,12 @@ import urllib.error
 import urllib.request
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
+from configcache.network import describe_os_error
 from configcache_worker.local import postgres
 from configcache_worker.local.errors import ServerUnavailable
 
 _TIMEOUT_S = 10.0
+_NOT_FOUND = 404
 
 
 class ForeignRabbitMQ:
@@ -48,10 +50,12 @@ class ForeignRabbitMQ:
         return self._url._replace(path=f"/{vhost}").geturl()
 
     def delete_vhost(self, name: str) -> None:
-        """Delete a virtual host with all in it."""
-        self._request("DELETE", f"vhosts/{quote(name, safe='')}")
+        """Delete a virtual host with all in it. Nothing happens if there is none."""
+        self._request("DELETE", f"vhosts/{quote(name, safe='')}", may_be_missing=True)
 
-    def _request(self, method: str, path: str, content: dict[str, str] | None = None) -> None:
+    def _request(
+        self, method: str, path: str, content: dict[str, str] | None = None, *, may_be_missing: bool = False
+    ) -> None:
         secret = base64.b64encode(f"{self._user}:{self._password}".encode()).decode()
         request = urllib.request.Request(
             f"{self._management_url}/api/{path}",
@@ -61,10 +65,12 @@ class ForeignRabbitMQ:
         )
         try:
             urllib.request.urlopen(request, timeout=_TIMEOUT_S).close()
-        except (OSError, urllib.error.URLError) as error:
+        except OSError as error:
+            if may_be_missing and isinstance(error, urllib.error.HTTPError) and error.code == _NOT_FOUND:
+                return
             raise ServerUnavailable(
                 f"the broker of CONFIGCACHE_TEST_BROKER_URL must let its user manage virtual hosts "
-                f"(tag administrator) by the management API on {self._management_url}: {error}"
+                f"(tag administrator) by the management API on {self._management_url}: {_reason(error)}"
             ) from error
 
 
@@ -91,8 +97,14 @@ class ForeignPostgreSQL:
         return self._url._replace(path=f"/{quote(name, safe='')}").geturl()
 
     def drop_database(self, name: str) -> None:
-        """Drop a database, ending its connections."""
+        """Drop a database, ending its connections. Nothing happens if there is none."""
         postgres.drop_database(self._url.geturl(), name)
+
+
+def _reason(error: OSError) -> str:
+    """In words, also where urllib has put the system's error into its own."""
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    return describe_os_error(cause) if isinstance(cause, OSError) else str(error)
 
 
 def _usual_management_url(url: SplitResult) -> str:

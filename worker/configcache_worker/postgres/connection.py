@@ -20,6 +20,7 @@ import asyncpg
 
 from configcache_worker.core.ports import TableFault
 from configcache_worker.postgres.faults import ConnectionFailed, describe, sqlstate_of, table_fault
+from configcache_worker.settings.urls import check_database_url
 
 # Quoted: asyncpg's classes are generic in its type stubs only.
 PlainConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -215,15 +216,26 @@ async def _connect_to_one(
         return await asyncpg.connect(
             url, timeout=timeout_s, server_settings=server_settings, statement_cache_size=statement_cache_size
         )
-    except ValueError:
+    except ValueError as error:
         # Not even as a cause: what asyncpg quotes of the URL may be a piece of the password.
-        raise ConnectionFailed(
-            "the database URL can't be understood; special characters in user and password need percent-encoding"
-        ) from None
+        raise ConnectionFailed(_unusable(url, error)) from None
     except TimeoutError as error:
         raise ConnectionFailed(f"{server} within {timeout_s:g} s") from error
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
         raise ConnectionFailed(f"{server}: {describe(error)}", sqlstate=sqlstate_of(error)) from error
+
+
+def _unusable(url: str, error: ValueError) -> str:
+    """Why asyncpg can't connect by *url*."""
+    try:
+        check_database_url(url)
+    except ValueError as fault:
+        return f"the database URL {fault}"
+    if isinstance(
+        error, asyncpg.InterfaceError
+    ):  # in words for a user, such as that a certificate is not there
+        return f"the database URL can't be used: {describe(error)}"
+    return "the database URL, or a PG* variable of the environment, can't be understood"
 
 
 def _split_hosts(url: str) -> list[str]:
@@ -241,12 +253,10 @@ def _split_hosts(url: str) -> list[str]:
 def _host(url: str) -> str:
     """The host and port part of *url*, without user and password."""
     try:
-        parts = urlsplit(url)
+        check_database_url(url)
     except ValueError:
         return "an unreadable address"
-    if "@" in parts.path:  # an unquoted slash in the password has cut the address short
-        return "an unreadable address"
-    return parts.netloc.rpartition("@")[2] or "the default address"
+    return urlsplit(url).netloc.rpartition("@")[2] or "the default address"
 
 
 def _milliseconds(seconds: float) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncpg
 
+from configcache.network import describe_os_error
 from configcache_worker.core.ports import TableFault
 
 _LONGEST_TEXT = 300
@@ -36,6 +37,8 @@ def describe(error: BaseException) -> str:
     """What went wrong, in one line for a human."""
     if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError):
         text = str(error.args[0]) if error.args else ""
+    elif isinstance(error, OSError):
+        text = describe_os_error(error)
     else:
         text = str(error)
     line = " ".join(text.split()) or type(error).__name__

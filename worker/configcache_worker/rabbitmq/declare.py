@@ -19,7 +19,7 @@ from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity, Chann
 from configcache.connection import broker_errors, describe
 from configcache.topology import TOPOLOGY, Binding, Exchange, Queue
 
-_Entity = Exchange | Queue
+Entity = Exchange | Queue
 _Question = Callable[[AbstractChannel], Awaitable[object]]
 
 
@@ -28,6 +28,20 @@ class Problem(enum.Enum):
 
     MISSING = "missing"
     DIFFERENT = "different"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a look at the broker found, and what it could not find out."""
+
+    findings: Sequence[Finding] = ()
+    """What is missing or different."""
+    hidden: Sequence[str] = ()
+    """What this user may not even look at, so that it may be missing as well. Before RabbitMQ 4.3 there is no such."""
+    uncompared: Sequence[str] = ()
+    """What this user may not declare, so that its arguments could not be compared."""
+    created: Sequence[Entity] = ()
+    """What was created, in this order; bindings aside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,21 +87,41 @@ async def declare(connection: AbstractConnection, *, may_declare: bool) -> None:
         TopologyMissing: Something does not exist and may not be declared.
         BrokerUnavailable: The broker did not answer.
     """
+    if may_declare:
+        await create(connection)
+        return
     with broker_errors("cannot look at the topology"):
-        missing = await _missing(connection)
-        if may_declare:
-            absent = {finding.name for finding in missing}
-            existing = [entity for entity in _entities() if entity.name not in absent]
-            if different := await _different(connection, existing):
-                raise TopologyMismatch(different)
-            missing = await _create(connection, missing)
+        missing, _ = await _missing(connection)
     if missing:
         raise TopologyMissing(missing)
 
 
-async def check(connection: AbstractConnection) -> list[Finding]:
+async def create(connection: AbstractConnection) -> Report:
     """
-    Say what is missing or different, without creating anything. Empty: all is well.
+    Create what is missing, as :func:`declare` does, and raise as it does.
+
+    Returns:
+        What was created and what could not be found out. There are no findings.
+    """
+    with broker_errors("cannot look at the topology"):
+        missing, hidden = await _missing(connection)
+        different, uncompared = await _different(connection, _present(missing))
+        if different:
+            raise TopologyMismatch(different)
+        created, still_missing = await _create(connection, missing)
+    if still_missing:
+        raise TopologyMissing(still_missing)
+    return Report(hidden=hidden, uncompared=uncompared, created=created)
+
+
+async def check(connection: AbstractConnection) -> list[Finding]:
+    """What :func:`examine` finds missing or different. Empty: nothing is known to be wrong."""
+    return list((await examine(connection)).findings)
+
+
+async def examine(connection: AbstractConnection) -> Report:
+    """
+    Find out what is missing or different, without creating anything.
 
     Bindings cannot be asked for over AMQP. Without the right to declare, arguments cannot either.
 
@@ -95,14 +129,12 @@ async def check(connection: AbstractConnection) -> list[Finding]:
         BrokerUnavailable: The broker did not answer.
     """
     with broker_errors("cannot look at the topology"):
-        missing = await _missing(connection)
-        absent = {finding.name for finding in missing}
-        return missing + await _different(
-            connection, [entity for entity in _entities() if entity.name not in absent]
-        )
+        missing, hidden = await _missing(connection)
+        different, uncompared = await _different(connection, _present(missing))
+    return Report(findings=[*missing, *different], hidden=hidden, uncompared=uncompared)
 
 
-def _entities() -> list[_Entity]:
+def _entities() -> list[Entity]:
     """
     All exchanges and queues in the order of creation.
 
@@ -114,46 +146,60 @@ def _entities() -> list[_Entity]:
     return [*others, *TOPOLOGY.exchanges, *dead_lettering]
 
 
-async def _missing(connection: AbstractConnection) -> list[Finding]:
-    findings = []
+def _present(missing: Sequence[Finding]) -> list[Entity]:
+    absent = {finding.name for finding in missing}
+    return [entity for entity in _entities() if entity.name not in absent]
+
+
+async def _missing(connection: AbstractConnection) -> tuple[list[Finding], list[str]]:
+    """What is missing, and the names of what we may not even look at."""
+    findings, hidden = [], []
     for entity in _entities():
         try:
             await _ask(connection, partial(_look_for, entity))
         except ChannelNotFoundEntity as error:
             findings.append(Finding(entity.name, Problem.MISSING, describe(error)))
         except ChannelAccessRefused:
-            continue  # no right even to look: taken to exist, or nobody with least rights could start
-    return findings
+            hidden.append(entity.name)  # taken to exist, or nobody with least rights could start
+    return findings, hidden
 
 
-async def _different(connection: AbstractConnection, existing: Sequence[_Entity]) -> list[Finding]:
+async def _different(
+    connection: AbstractConnection, existing: Sequence[Entity]
+) -> tuple[list[Finding], list[str]]:
     """
     Compare by declaring what *existing* already has: a no-op where it is equal, an error where it is not.
+
+    Returns:
+        What is different, and the names of what could not be compared.
     """
-    findings = []
+    findings, uncompared = [], []
     for entity in existing:
         try:
             await _ask(connection, partial(_declare, entity))
         except ChannelPreconditionFailed as error:
             findings.append(Finding(entity.name, Problem.DIFFERENT, describe(error)))
         except ChannelAccessRefused:
-            continue  # no right to declare is no right to compare
-    return findings
+            uncompared.append(entity.name)
+    return findings, uncompared
 
 
-async def _create(connection: AbstractConnection, missing: Sequence[Finding]) -> list[Finding]:
-    """Create what is *missing*, and the bindings, as far as our rights go. What is missing still."""
-    still_missing = []
+async def _create(
+    connection: AbstractConnection, missing: Sequence[Finding]
+) -> tuple[list[Entity], list[Finding]]:
+    """Create what is *missing*, and the bindings, as far as our rights go. What was created, and what is missing still."""
+    created, still_missing = [], []
     absent = {finding.name: finding for finding in missing}
     for entity in _entities():
         if entity.name in absent:
             try:
                 await _ask(connection, partial(_declare, entity))
+                created.append(entity)
             except ChannelAccessRefused:
                 still_missing.append(absent[entity.name])
     if not still_missing:
         await _bind(connection)
-    return still_missing
+    return created, still_missing
 
 
 async def _bind(connection: AbstractConnection) -> None:
@@ -169,7 +215,7 @@ async def _ask(connection: AbstractConnection, question: _Question) -> None:
         await question(await channel.get_underlay_channel())
 
 
-async def _look_for(entity: _Entity, channel: AbstractChannel) -> None:
+async def _look_for(entity: Entity, channel: AbstractChannel) -> None:
     match entity:
         case Exchange():
             await channel.exchange_declare(entity.name, passive=True)
@@ -177,7 +223,7 @@ async def _look_for(entity: _Entity, channel: AbstractChannel) -> None:
             await channel.queue_declare(entity.name, passive=True)
 
 
-async def _declare(entity: _Entity, channel: AbstractChannel) -> None:
+async def _declare(entity: Entity, channel: AbstractChannel) -> None:
     match entity:
         case Exchange():
             await channel.exchange_declare(entity.name, exchange_type=entity.type, durable=True)

@@ -5,7 +5,8 @@ A value comes from the environment (``CONFIGCACHE_BROKER__URL``, or ``CONFIGCACH
 holds it), else from the TOML file, else it is the default. :func:`load` validates the sections a verb uses and no
 others. Nothing is read at import; environment and directory can be given as arguments.
 
-Read on in ``sections`` (what there is), ``names`` (what it is called), ``sources`` (where values come from).
+Read on in ``sections`` (what there is), ``urls`` (what is wrong with one), ``names`` (what a setting is called),
+``sources`` (where values come from).
 """
 
 from __future__ import annotations

@@ -7,11 +7,9 @@ anything, :mod:`~configcache_worker.settings.sources` does.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -25,36 +23,20 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from configcache_worker.settings.urls import check_broker_url, check_database_url
+
 _MAX_IDENTIFIER_BYTES: Final = 63
 """PostgreSQL silently cuts longer names (NAMEDATALEN)."""
 
 
 def _broker_url(value: str) -> str:
-    _check_url(value, "amqp", "amqps")
-    try:
-        host, _ = urlsplit(value).hostname, urlsplit(value).port
-    except ValueError:
-        host = None
-    if not host:
-        raise ValueError(
-            "must name a host, and a port that is a number if it names one: amqp://user@host:5672/vhost"
-        )
+    check_broker_url(value)
     return value
 
 
 def _database_url(value: str) -> str:
-    # Hosts and ports are the driver's to read: it takes several of them, and none at all for a local socket.
-    _check_url(value, "postgresql", "postgres")
+    check_database_url(value)
     return value
-
-
-def _check_url(value: str, *schemes: str) -> None:
-    if value.partition("://")[0].lower() not in schemes or "://" not in value:
-        raise ValueError(
-            "must be a URL that begins with " + " or ".join(f"{scheme}://" for scheme in schemes)
-        )
-    if re.search(r"\s", value):
-        raise ValueError("must not contain white space (in a password it is written %20)")
 
 
 def _identifier(value: str) -> str:

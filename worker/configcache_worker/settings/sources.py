@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from configcache.network import describe_os_error
 from configcache_worker.settings.names import PREFIX, Setting, every_setting, settings_of
 from configcache_worker.settings.sections import SECTIONS, Section, Settings
 
@@ -87,9 +88,10 @@ def read(
     directory = directory or Path.cwd()
     problems: list[str] = []
     settings = {setting.path: setting for setting in every_setting()}
-    from_file = _from_file(_file(config, environ, directory), settings, problems)
+    file = _file(config, environ, directory)
+    from_file = _from_file(file, settings, problems)
     from_environment = _from_environment(environ, directory, settings, problems)
-    return Sources({**from_file, **from_environment}, tuple(problems))
+    return Sources({**from_file, **from_environment}, tuple(problems), file.name if file else DEFAULT_FILE)
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ class Sources:
     # Not in the repr: the values are as they were given, secrets included.
     found: Mapping[tuple[str, ...], Found] = field(repr=False)
     problems: tuple[str, ...]
+    file_name: str = DEFAULT_FILE
+    """The file that was read, or the one that would have been."""
 
     def settings(self, sections: Collection[str]) -> Settings:
         """
@@ -145,7 +149,7 @@ class Sources:
         if setting and detail["type"] == "missing":
             return (
                 f"{name} is missing: set {setting.variable}, "
-                f"or {path[-1]} under [{'.'.join(path[:-1])}] in {DEFAULT_FILE}"
+                f"or {path[-1]} under [{'.'.join(path[:-1])}] in {self.file_name}"
             )
         if path in self.found:
             name += f" ({self.found[path].origin})"
@@ -237,8 +241,12 @@ def _from_environment(
                 found[setting.path] = Found(
                     _content(directory / environ[by_file]), f"file named by {by_file}"
                 )
-            except (OSError, UnicodeDecodeError) as error:
-                problems.append(f"{setting.name}: the file named by {by_file} can't be read: {error}")
+            except OSError as error:
+                problems.append(
+                    f"{setting.name}: the file named by {by_file} can't be read: {describe_os_error(error)}"
+                )
+            except UnicodeDecodeError:
+                problems.append(f"{setting.name}: the file named by {by_file} is not UTF-8")
     return found
 
 

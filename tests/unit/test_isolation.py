@@ -4,10 +4,11 @@ import itertools
 
 import pytest
 
+from configcache.retry import RetryPolicy
 from configcache.wire import Reason
 from configcache_worker.core.faults import Suspicion
 from configcache_worker.core.ports import Burial, Scope, TableFault
-from tests.unit.rig import FakeSession, everybody, one, refuse, row
+from tests.unit.rig import FakeSession, Rig, everybody, one, refuse, row, running
 from tests.waiting import eventually
 
 SEVEN = Scope("WebClient", "Web", 7)
@@ -196,6 +197,18 @@ async def test_many_refused_neighbours_do_not_keep_a_good_command_waiting(rig):
     assert rig.table.attempts < 3 * len(bad)
     rig.table.fails = lambda scopes, limit: None
     await rig.settled()
+
+
+async def test_refused_neighbours_do_not_make_a_worker_unready_that_clears_the_others():
+    rig = Rig(policy=RetryPolicy(first_s=3600, longest_s=3600))
+    rig.table.rows = {row(associate) for associate in range(1, 20)}
+    rig.table.fails = refuse("P0001", 1, 2, 3, 4, 5)
+    async with running(rig):
+        rig.receive(*[one(associate) for associate in range(1, 11)])
+        await eventually(lambda: rig.session.open == {1, 2, 3, 4, 5})
+        await eventually(lambda: len(rig.pipeline._intake.set_aside) == 5)
+
+        assert rig.pipeline.troubles() == {}
 
 
 async def test_after_a_passing_fault_one_refused_command_does_not_make_the_worker_unready(rig):

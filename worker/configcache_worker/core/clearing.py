@@ -163,6 +163,7 @@ class Clearing:
     async def _clear(self, intake: Intake, works: list[Work], *, patience: int) -> None:
         groups = deque([works] if works else [])
         refused: list[tuple[Work, TableFault]] = []
+        batches_before = self._totals.batches
         while groups:
             if self._is_gone(intake):
                 raise AbandonedBatch
@@ -178,7 +179,7 @@ class Clearing:
                 self._committed(intake, group, cleared)
             patience = 0  # what is taken apart has been waited for already
         if refused:
-            self._after_refusals(intake, refused)
+            self._after_refusals(intake, refused, is_fruitless=self._totals.batches == batches_before)
 
     async def _clear_patiently(self, intake: Intake, group: list[Work], *, patience: int) -> Cleared:
         """Clear *group*; hold it for as long as the environment is at fault, and not for this group alone."""
@@ -255,7 +256,9 @@ class Clearing:
                 return split(group) if len(group) > 1 else [group]
         return split(group)
 
-    def _after_refusals(self, intake: Intake, refused: Sequence[tuple[Work, TableFault]]) -> None:
+    def _after_refusals(
+        self, intake: Intake, refused: Sequence[tuple[Work, TableFault]], *, is_fruitless: bool
+    ) -> None:
         """Weigh what failed alone, and go slow where nothing goes through any more."""
         newly = [(work, fault) for work, fault in refused if self._weigh(intake, work, fault) == 1]
         if newly:
@@ -267,7 +270,7 @@ class Clearing:
                 **_named(work.scope),
                 consequence="each is tried again alone; the other commands go on",
             )
-        if self._trials.is_outage:
+        if is_fruitless and self._trials.is_outage:
             self._fruitless_rounds += 1
             delay_s = self._policy.delay_s(self._fruitless_rounds)
             self._trials.not_before = now() + delay_s

@@ -10,13 +10,20 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Collection, Mapping
-from typing import Final
-from urllib.parse import SplitResult, parse_qsl, urlsplit
+from typing import Final, NamedTuple
+from urllib.parse import parse_qsl
 
 _LAST_PORT: Final = 65_535
 _ENCODING: Final = (
     "special characters in user and password need percent-encoding (@ is %40, / is %2F, : is %3A)"
 )
+
+# RFC 3986, appendix B. Not urlsplit(): whether that takes several hosts, one of them in brackets, depends on the release
+# of Python.
+_URL: Final = re.compile(
+    r"[^:/?#]+://(?P<netloc>[^/?#]*)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#(?P<fragment>.*))?"
+)
+_HOST: Final = re.compile(r"(?P<name>\[[0-9A-Fa-f:.%]+\]|[^\[\]:]*)(?::(?P<port>[^\[\]]*))?")
 
 _BROKER_PARAMETERS: Final = frozenset(
     {
@@ -51,8 +58,7 @@ def check_broker_url(url: str) -> None:
     """
     parts = _split(url, "amqp", "amqps")
     _check_user(parts, rest=url)
-    _check_port(_hosts(parts))
-    if not parts.hostname:
+    if not _check_host(_hosts(parts)):
         raise ValueError("must name a host: amqp://user@host:5672/vhost")
     for name in _query(parts):
         _check_broker_parameter(name)
@@ -70,10 +76,10 @@ def check_database_url(url: str) -> None:
     if parts.netloc.count("@") > 1:  # the driver takes the first for the end of the password
         raise ValueError(f"must have a single @: {_ENCODING}")
     for host in _hosts(parts).split(","):
-        _check_port(host)
+        _check_host(host)
     query = _query(parts)
     for port in filter(None, query.get("port", "").split(",")):
-        _check_port(f"host:{port}")
+        _check_port(port)
     for name, choices in _DATABASE_CHOICES.items():
         if name in query and query[name] not in choices:
             raise ValueError(
@@ -81,34 +87,49 @@ def check_database_url(url: str) -> None:
             )
 
 
-def _split(url: str, *schemes: str) -> SplitResult:
+class _Parts(NamedTuple):
+    netloc: str
+    path: str
+    query: str
+    fragment: str
+
+
+def _split(url: str, *schemes: str) -> _Parts:
     if url.partition("://")[0].lower() not in schemes or "://" not in url:
         raise ValueError(
             "must be a URL that begins with " + " or ".join(f"{scheme}://" for scheme in schemes)
         )
     if re.search(r"\s", url):
         raise ValueError("must not contain white space (in a password it is written %20)")
-    try:
-        return urlsplit(url)
-    except ValueError:
-        raise ValueError(f"must have brackets around an IPv6 address and nowhere else; {_ENCODING}") from None
+    found = _URL.fullmatch(url)
+    assert found is not None, "whatever follows the scheme matches"
+    return _Parts(**found.groupdict(default=""))
 
 
-def _check_user(parts: SplitResult, *, rest: str) -> None:
+def _check_user(parts: _Parts, *, rest: str) -> None:
     """Refuse what an unescaped slash, question mark or hash in the password has cut short: the @ is in the *rest*."""
     if "@" not in parts.netloc and ":" in parts.netloc and "@" in rest:
         raise ValueError(f"must have its user and password before the host; {_ENCODING}")
+    if re.search(r"[\[\]]", parts.netloc.rpartition("@")[0]):
+        raise ValueError(f"must not have brackets in user or password; {_ENCODING}")
 
 
-def _hosts(parts: SplitResult) -> str:
+def _hosts(parts: _Parts) -> str:
     return parts.netloc.rpartition("@")[2]
 
 
-def _check_port(host: str) -> None:
-    """*host* is ``host``, ``host:port`` or ``[ipv6]:port``."""
-    _, colon, port = host.rpartition("]")[2].partition(":")
-    is_port = port.isascii() and port.isdecimal() and 0 < int(port) <= _LAST_PORT
-    if colon and port and not is_port:
+def _check_host(host: str) -> str:
+    """*host* is ``host``, ``host:port`` or ``[ipv6]:port``. Its name, empty if there is none."""
+    found = _HOST.fullmatch(host)
+    if found is None:
+        raise ValueError(f"must have brackets around an IPv6 address and nowhere else; {_ENCODING}")
+    if found["port"]:
+        _check_port(found["port"])
+    return found["name"]
+
+
+def _check_port(port: str) -> None:
+    if not (port.isascii() and port.isdecimal() and 0 < int(port) <= _LAST_PORT):
         raise ValueError(f"must have a port that is a number from 1 to {_LAST_PORT}")
 
 
@@ -122,7 +143,7 @@ def _check_broker_parameter(name: str) -> None:
     )
 
 
-def _query(parts: SplitResult) -> dict[str, str]:
+def _query(parts: _Parts) -> dict[str, str]:
     try:
         return dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
     except ValueError:

@@ -440,8 +440,13 @@ async def fault_of(awaitable):
     return caught.value
 
 
-async def test_the_probe_commits_where_clearing_would_work(table):
+async def test_the_probe_goes_through_where_clearing_would_and_deletes_nothing(table, sql):
+    await fill(sql, [1, 2])
+    before = await rows(sql)
+
     await table.probe()
+
+    assert await rows(sql) == before
 
 
 async def test_a_row_locked_for_too_long_is_a_fault_that_keeps_the_session(database, open_table, sql):
@@ -652,8 +657,11 @@ async def test_of_several_hosts_the_first_that_serves_is_used(database, open_tab
         hosts = f"{silent.replace('@', '@127.0.0.1:1,')},{serving}"
         url = urlsplit(database)._replace(netloc=hosts, query="target_session_attrs=read-write").geturl()
         table = open_table(url=url, limits=TimeLimits(connect_timeout_s=0.2))
+        await fill(sql, [1])
 
-        await table.probe()
+        await clear_all(table, [web(1)])
+
+    assert not await rows(sql)
 
 
 async def test_the_texts_of_failures_hold_no_password(open_table):
@@ -684,9 +692,12 @@ async def test_a_piece_of_a_password_with_a_slash_in_it_is_not_taken_for_the_add
     assert "s3c" not in str(fault) + repr(table)
 
 
-async def test_closing_twice_is_safe_and_the_next_statement_connects_anew(table):
+async def test_closing_twice_is_safe_and_the_next_statement_connects_anew(table, sql):
+    await fill(sql, [1])
     await table.probe()
     await table.close()
     await table.close()
 
-    await table.probe()
+    await clear_all(table, [web(1)])
+
+    assert not await rows(sql)

@@ -445,6 +445,7 @@ async def test_a_closed_session_leaves_nothing_behind(vhost, inbox):
 
     await session.close()
 
+    assert session.has_ended
     await no_tasks_but({asyncio.current_task()})
 
 
@@ -509,9 +510,10 @@ async def test_a_session_whose_broker_falls_silent_ends(vhost, inbox):
 
         proxy.stalled.set()
         async with asyncio.timeout(20):
-            await session.wait_ended()
+            assert "connection" in await session.wait_ended()
             await session.close()
 
+    assert session.has_ended
     await no_tasks_but({asyncio.current_task()})
 
 

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench setup lock clean
+.PHONY: help demo test chaos check bench setup lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,7 +14,10 @@ demo: setup  ## see it work: private servers, a worker, commands, what was clear
 	@$(BIN)/configcache demo
 
 test: setup  ## run the whole suite on private servers; ARGS="-k name" for a part of it
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+chaos: setup  ## run the fault matrix at full size, and print it: under 15 minutes
+	@$(BIN)/pytest --chaos tests/chaos $(ARGS)
 
 check: setup  ## lint, formatting, types, and which module may import which
 	@$(BIN)/ruff check .

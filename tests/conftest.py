@@ -7,9 +7,10 @@ skipped what matters must not look green.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -17,6 +18,13 @@ from configcache_worker.local.errors import ServerUnavailable
 from configcache_worker.local.postgres import PostgreSQL
 from configcache_worker.local.rabbitmq import RabbitMQ
 from configcache_worker.local.servers import Servers
+from tests.process import start_process
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the fault matrix; see ``tests/chaos``."""
+    parser.addoption("--chaos", action="store_true", help="run every row of the fault matrix, at full size")
+    parser.addoption("--chaos-seed", default="1", help="random moments of the fault matrix")
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +60,13 @@ def database(servers: Servers) -> Iterator[str]:
     """The URL of a new, empty database."""
     with available(), servers.database() as url:
         yield url
+
+
+@pytest.fixture
+def start_worker(tmp_path):
+    """Starts worker processes; those still running at the end are killed."""
+    with ExitStack() as stack:
+        yield functools.partial(start_process, stack, tmp_path)
 
 
 @contextmanager

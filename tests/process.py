@@ -45,6 +45,13 @@ class WorkerProcess:
     def __exit__(self, *error):
         self.kill()
 
+    def __repr__(self):
+        return f"<WorkerProcess {self._process.pid}, log in {self.log_path}>"
+
+    @property
+    def pid(self):
+        return self._process.pid
+
     def kill(self):
         """SIGKILL, and wait."""
         self._process.kill()
@@ -82,3 +89,8 @@ class WorkerProcess:
         lines = self.log_path.read_text().splitlines()
         found = [json.loads(line) for line in lines]
         return [event for event in found if name is None or event["event"] == name]
+
+
+def start_process(stack, folder, settings, **environment):
+    """Start a worker that *stack* ends, with settings from *environment* over the usual ones."""
+    return stack.enter_context(WorkerProcess(settings, folder=folder, environment=environment))

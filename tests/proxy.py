@@ -25,6 +25,7 @@ class Proxy:
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._passes: int | None = None
+        self._cut = asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_accepting = True
@@ -36,8 +37,6 @@ class Proxy:
         """What has come and waits for the thaw."""
         self.connections = 0
         """Connections accepted so far."""
-        self.cuts = 0
-        """Times that connections were cut."""
 
     async def __aenter__(self) -> Proxy:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -67,15 +66,21 @@ class Proxy:
     def cut(self) -> None:
         """Reset every connection, on both sides."""
         self._passes = None
-        self.cuts += 1
+        self._cut.set()
         for writer in self._writers:
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
             writer.transport.abort()
         self._writers.clear()
 
-    def cut_after(self, count: int) -> None:
-        """Pass *count* more bytes from the server, then cut: in the middle of a frame, unless it happens to end there."""
+    async def cut_after(self, count: int) -> None:
+        """
+        Pass *count* more bytes from the server, then cut: in the middle of a frame, unless one happens to end there.
+
+        Waits until that has happened.
+        """
         self._passes = count
+        self._cut.clear()
+        await self._cut.wait()
 
     def refuse(self) -> None:
         """Cut, and reset every new connection, as a host without a server does."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
@@ -201,7 +200,7 @@ class Supervisor(Generic[S]):
         on_failure: Told after each failed attempt and each ended session: the attempt's number, the seconds until
             the next, and the cause. Must not raise.
         sleep: For tests.
-        clock: For tests.
+        clock: For tests; the event loop's by default.
     """
 
     def __init__(
@@ -212,7 +211,7 @@ class Supervisor(Generic[S]):
         policy: RetryPolicy | None = None,
         on_failure: Callable[[int, float, BaseException], None] | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._name = name
         self._open = open
@@ -289,11 +288,14 @@ class Supervisor(Generic[S]):
         try:
             with broker_errors(self._name):
                 session = await self._open()
-                opened_s = self._clock()
+                opened_s = self._now()
                 cause: Exception = BrokerUnavailable(await self._serve(session))
         except Exception as error:  # whatever it is, it goes to on_failure and is tried again
             cause = error
-        return cause, 0.0 if opened_s is None else self._clock() - opened_s
+        return cause, 0.0 if opened_s is None else self._now() - opened_s
+
+    def _now(self) -> float:
+        return self._clock() if self._clock else asyncio.get_running_loop().time()
 
     async def _serve(self, session: S) -> str:
         self._announce(session, stopped=self._stopped)

@@ -4,8 +4,8 @@ The one retry policy: how long to wait before trying again. Pure; who waits, and
 
 from __future__ import annotations
 
-import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from random import Random, SystemRandom
 from typing import Final, Protocol
 
 __all__ = ["RetryPolicy"]
@@ -18,7 +18,7 @@ class _RetryState(Protocol):
     def attempt_number(self) -> int: ...
 
 
-_SYSTEM_RANDOM: Final = random.SystemRandom()
+_SYSTEM_RANDOM: Final = SystemRandom()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +33,17 @@ class RetryPolicy:
     """The longest delay after the first failure; the bound doubles with each further one."""
     longest_s: float = 10.0
     """No delay is longer than this."""
+    random: Random = field(default=_SYSTEM_RANDOM, repr=False, compare=False)
+    """Where the jitter comes from."""
 
-    def delay_s(self, attempt: int, random: random.Random = _SYSTEM_RANDOM) -> float:
+    def delay_s(self, attempt: int) -> float:
         """
         A random delay in seconds after failed attempt number *attempt*, counted from 1.
 
         From the whole range down to 0, since processes that lost the broker together would else return together.
         """
         doublings = min(attempt - 1, 63)  # keeps the power within a float, and is far past longest_s
-        return random.uniform(0.0, min(self.longest_s, self.first_s * 2.0**doublings))
+        return self.random.uniform(0.0, min(self.longest_s, self.first_s * 2.0**doublings))
 
     def __call__(self, retry_state: _RetryState) -> float:
         return self.delay_s(retry_state.attempt_number)

@@ -17,18 +17,17 @@ class Highest(random.Random):
 
 
 def test_the_bound_doubles_from_the_first_delay_up_to_the_longest():
-    policy = RetryPolicy(first_s=0.05, longest_s=1.0)
+    policy = RetryPolicy(first_s=0.05, longest_s=1.0, random=Highest())
 
-    bounds = [policy.delay_s(attempt, Highest()) for attempt in range(1, 8)]
+    bounds = [policy.delay_s(attempt) for attempt in range(1, 8)]
 
     assert bounds == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
 
 
 def test_delays_spread_over_the_whole_range_down_to_zero():
-    policy = RetryPolicy(first_s=8.0, longest_s=8.0)
-    source = random.Random(1)
+    policy = RetryPolicy(first_s=8.0, longest_s=8.0, random=random.Random(1))
 
-    delays_s = [policy.delay_s(1, source) for _ in range(1_000)]
+    delays_s = [policy.delay_s(1) for _ in range(1_000)]
 
     assert min(delays_s) < 0.1
     assert max(delays_s) > 7.9

@@ -31,7 +31,7 @@ class FakeSession:
 class Highest(RetryPolicy):
     """The policy without its randomness."""
 
-    def delay_s(self, attempt, random=None):
+    def delay_s(self, attempt):
         return min(self.longest_s, self.first_s * 2 ** (attempt - 1))
 
 

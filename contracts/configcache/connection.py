@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
-from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 import aio_pika
 from aio_pika.exceptions import (
@@ -303,7 +303,7 @@ class Supervisor(Generic[S]):
             return await session.wait_ended()
         finally:
             self._announce(None, stopped=self._stopped)
-            await session.close()
+            await _to_its_end(session.close())
 
     def _announce(self, session: S | None, *, stopped: bool) -> None:
         """Set the state and wake everybody who waits for it to change."""
@@ -311,3 +311,12 @@ class Supervisor(Generic[S]):
         self._stopped = stopped
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+async def _to_its_end(closing: Coroutine[Any, Any, None]) -> None:
+    """Await *closing*, also if cancelled meanwhile: a stop while a session is being closed must not leave it half open."""
+    task = asyncio.create_task(closing)
+    try:
+        await asyncio.shield(task)
+    finally:
+        await asyncio.wait({task})

@@ -271,6 +271,21 @@ async def test_too_much_poison_that_cannot_be_published_ends_the_session_until_a
         assert rig.pipeline.troubles() == {}
 
 
+async def test_poison_that_stays_within_its_bound_does_not_hold_up_good_commands_for_ever():
+    async def bury_only_the_first(letters):
+        return [Burial.CONFIRMED if each.delivery.tag == 1 else Burial.UNAVAILABLE for each in letters]
+
+    async with running(Rig(max_held_bytes=100)) as rig:
+        rig.dead_letters.bury = bury_only_the_first
+        rig.receive(b"x" * 10, b"y" * 45)
+        assert rig.session.is_paused
+
+        await eventually(lambda: not rig.session.is_paused)
+
+        assert rig.session.open == {2}
+        assert not rig.session.has_ended
+
+
 async def test_a_held_batch_of_a_lost_session_is_given_up_when_the_next_one_is_prepared():
     rig = Rig(policy=RetryPolicy(first_s=3600, longest_s=3600))
     async with running(rig):

@@ -15,6 +15,9 @@ class FakeSession:
         self.cause: Exception | None = None
         self.closed = 0
         self.was_closed = asyncio.Event()
+        self.may_close = asyncio.Event()
+        self.may_close.set()
+        self.is_closed = False
 
     async def wait_ended(self) -> str:
         await self.ended.wait()
@@ -25,7 +28,8 @@ class FakeSession:
     async def close(self) -> None:
         self.closed += 1
         self.was_closed.set()
-        await asyncio.sleep(0)
+        await self.may_close.wait()
+        self.is_closed = True
 
 
 class Highest(RetryPolicy):
@@ -193,6 +197,21 @@ async def test_a_cancellation_that_nobody_asked_for_is_a_failure_like_any_other(
         await world.supervisor.session()
 
     assert world.reports == [(1, 1.0, "fake: the broker fell silent, or the connection was closed")]
+
+
+async def test_a_stop_while_a_session_is_being_closed_waits_for_the_close(world):
+    async with running(world.supervisor):
+        session = await world.supervisor.session()
+        session.may_close.clear()
+        session.ended.set()
+        await session.was_closed.wait()
+
+        stopping = asyncio.create_task(world.supervisor.stop())
+        await asyncio.sleep(0)
+        session.may_close.set()
+        await stopping
+
+    assert session.is_closed
 
 
 async def test_a_cancelled_waiter_disturbs_nobody(world):

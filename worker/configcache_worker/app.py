@@ -5,6 +5,7 @@ Composition: the only place that knows concrete classes. Builds a worker from se
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from functools import partial
 
 import structlog
@@ -172,15 +173,21 @@ class Worker:
             await session.flush()
 
     async def _close(self, *tasks: asyncio.Task[object]) -> None:
-        # First the source, then what works on it, the probes that ask it, and last what all of them need.
-        await self.sessions.stop()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if self._health:
-            await self._health.stop()
-        await self._dead_letters.stop()
-        await self._table.close()
+        # From the last line to the first: the source, then what works on it, the probes that ask it, and at the end what
+        # all of them need. Each of them also where one before has failed or was cancelled.
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(self._table.close)
+            stack.push_async_callback(self._dead_letters.stop)
+            if self._health:
+                stack.push_async_callback(self._health.stop)
+            stack.push_async_callback(_cancel, *tasks)
+            stack.push_async_callback(self.sessions.stop)
+
+
+async def _cancel(*tasks: asyncio.Task[object]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def build_worker(settings: Settings) -> Worker:

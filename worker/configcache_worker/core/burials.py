@@ -107,13 +107,20 @@ class Burials:
             if settled == len(letters):
                 failures = 0
                 continue
-            if not settled and intake.held_bytes > self._pause_bytes:
-                self._overflow = letters[0]
-                intake.session.end("the dead letters can't be published, and no more can be held meanwhile")
+            if not settled:
+                self._go_without(intake, letters[0])
             if self._drain_asked.is_set():
                 return
             failures += 1
             await wait_for(self._drain_asked, timeout_s=self._policy.delay_s(failures))
+
+    def _go_without(self, intake: Intake, letter: Letter) -> None:
+        """None of the letters got through: go on reading good commands beside them, or end the session if that can't be."""
+        if intake.held_bytes <= self._pause_bytes:
+            intake.session.resume()
+            return
+        self._overflow = letter
+        intake.session.end("the dead letters can't be published, and no more can be held meanwhile")
 
     async def _letters_waiting(self) -> Intake | None:
         """The intake whose letters can be published, or None when drained."""

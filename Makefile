@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos check bench setup lock clean
+.PHONY: help demo test chaos simulate mutants check bench setup lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,12 @@ test: setup  ## run the whole suite on private servers; ARGS="-k name" for a par
 
 chaos: setup  ## run the fault matrix at full size, and print it: under 15 minutes
 	@$(BIN)/pytest --chaos tests/chaos $(ARGS)
+
+simulate: setup  ## run the worker under N=20000 simulated schedules; SEED=4711 prints that one
+	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--schedules $(or $(N),20000) --first $(or $(FIRST),0))
+
+mutants: setup  ## break the program in every way on the list, and see that the simulation notices: a minute
+	@$(BIN)/python -m tests.simulation.mutants
 
 check: setup  ## lint, formatting, types, and which module may import which
 	@$(BIN)/ruff check .

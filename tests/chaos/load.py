@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from configcache import ClearConfigurationCache
 from configcache.errors import PublishError
@@ -52,13 +52,15 @@ class Load:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._filled: set[int] = set()
         self.commands: set[int] = set()
         """Numbers of the commands whose publish was confirmed."""
         self.poison: set[int] = set()
         """Numbers of the poison whose publish was confirmed."""
 
-    async def fill(self, numbers: Iterable[int]) -> None:
+    async def fill(self, numbers: Sequence[int]) -> None:
         """Cache a row for each of *numbers*, and the bystanders."""
+        self._filled |= set(numbers)
         async with self._table() as rows:
             await rows.fill([*map(cached, numbers), *BYSTANDERS])
 
@@ -86,6 +88,15 @@ class Load:
         """Numbers of the commands whose rows are still there."""
         async with self._table() as rows:
             return {row.associate_id for row in await rows.all() if row.instance == INSTANCE}
+
+    async def declare(self) -> None:
+        """Declare the topology, where the harness did not."""
+        async with self._bench() as bench:
+            await bench.declare()
+
+    async def begun(self) -> None:
+        """Wait until the worker is at it: some rows are gone."""
+        await eventually(self._has_begun, timeout_s=_REST_S)
 
     async def applied(self, *, timeout_s: float = _REST_S) -> None:
         """Wait until the row of every command is gone."""
@@ -121,6 +132,9 @@ class Load:
             assert await rows.all() == BYSTANDERS
         bodies = Counter(letter.body for letter in await self.dead_letters())
         assert set(bodies) == {poison(number) for number in self.poison}
+
+    async def _has_begun(self) -> bool:
+        return await self.left() < self._filled
 
     async def _is_applied(self) -> bool:
         return not self.commands & await self.left()

@@ -68,10 +68,15 @@ class PostgreSQL:
 
     Args:
         settings: More server settings by name, such as ``{"max_connections": "20"}``.
+        standby_of: A started server whose data this one begins with, and which it follows until :meth:`promote`. That
+            one is stopped for as long as its data take to copy.
     """
 
-    def __init__(self, *, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, *, settings: Mapping[str, str] | None = None, standby_of: PostgreSQL | None = None
+    ) -> None:
         self._settings = {**_SETTINGS, **(settings or {})}
+        self._standby_of = standby_of
         self._server: _Server | None = None
         self._process: Process | None = None
 
@@ -113,7 +118,7 @@ class PostgreSQL:
             return
         # A server that was killed from outside may have left backends that still hold its shared memory.
         self.kill()
-        server = self._server = self._server or _lay_out(self._settings)
+        server = self._server = self._server or self._lay_out()
         # A killed server leaves its lock file, whose last word is "ready".
         (server.data / "postmaster.pid").unlink(missing_ok=True)
         self._process = server.sandbox.start(
@@ -146,6 +151,10 @@ class PostgreSQL:
         """The server's log, over all its starts; waits for locks of a second and longer are in it."""
         return self._process.log() if self._process else ""
 
+    def promote(self) -> None:
+        """Make a standby a server of its own, and wait until it takes writes."""
+        _execute(self.url, "SELECT pg_promote()")
+
     def create_database(self, name: str, template: str | None = None) -> str:
         """
         Create a database: empty, or a copy of *template*, to which nobody may be connected.
@@ -162,6 +171,15 @@ class PostgreSQL:
     def drop_database(self, name: str) -> None:
         """Drop a database, ending its connections. Nothing happens if there is none."""
         drop_database(self.url, name)
+
+    def _lay_out(self) -> _Server:
+        if self._standby_of is None:
+            return _lay_out(self._settings)
+        self._standby_of.stop()
+        try:
+            return _lay_out(self._settings, self._standby_of._server)  # noqa: SLF001 - it is one of us
+        finally:
+            self._standby_of.start()
 
     def _url(self, database: str) -> str:
         if self._server is None:
@@ -206,15 +224,15 @@ def _quoted(identifier: str) -> str:
     return '"' + identifier.replace('"', '""') + '"'
 
 
-def _lay_out(settings: Mapping[str, str]) -> _Server:
-    """Choose the port, make the data folder, write the settings."""
+def _lay_out(settings: Mapping[str, str], primary: _Server | None = None) -> _Server:
+    """Choose the port, make the data folder, or copy that of *primary*, which is stopped; write the settings."""
     installed = programs.postgres_programs()
     (port,) = free_ports(1)
     sandbox = Sandbox("postgres", account=_other_account(), last_signal=signal.SIGQUIT)
     try:
         server = _Server(
             port=port,
-            password=secrets.token_hex(16),
+            password=primary.password if primary else secrets.token_hex(16),
             sandbox=sandbox,
             programs=_reachable(installed, sandbox),
             environment={
@@ -223,7 +241,17 @@ def _lay_out(settings: Mapping[str, str]) -> _Server:
                 "HOME": str(sandbox.folder),
             },
         )
-        _initialise(server, {"port": str(port), "unix_socket_directories": "", **settings})
+        settings = {"port": str(port), "unix_socket_directories": "", **settings}
+        if primary is None:
+            _initialise(server)
+        else:
+            _follow(primary, server)
+            settings["primary_conninfo"] = (
+                f"host={LOOPBACK} port={primary.port} user={_USER} password={primary.password}"
+            )
+        with (server.data / "postgresql.conf").open("a", encoding="utf-8") as file:
+            for name, value in settings.items():
+                file.write("{} = '{}'\n".format(name, value.replace("'", "''")))
     except BaseException:
         sandbox.close()
         raise
@@ -240,7 +268,13 @@ def _reachable(installed: Path, sandbox: Sandbox) -> Path:
     return copy
 
 
-def _initialise(server: _Server, settings: Mapping[str, str]) -> None:
+def _follow(primary: _Server, server: _Server) -> None:
+    shutil.copytree(primary.data, server.data)
+    (server.data / "standby.signal").touch()
+    server.sandbox.give(server.data)
+
+
+def _initialise(server: _Server) -> None:
     password_file = server.sandbox.write("password", server.password)
     command = [
         str(server.programs / "initdb"),
@@ -253,9 +287,6 @@ def _initialise(server: _Server, settings: Mapping[str, str]) -> None:
         "--no-sync",
     ]
     run(command, server.environment, folder=server.sandbox.folder, account=server.sandbox.account)
-    with (server.data / "postgresql.conf").open("a", encoding="utf-8") as file:
-        for name, value in settings.items():
-            file.write("{} = '{}'\n".format(name, value.replace("'", "''")))
 
 
 def _other_account() -> Account | None:

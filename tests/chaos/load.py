@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 
 from configcache import ClearConfigurationCache
 from configcache.errors import PublishError
 from configcache.publisher import Publisher
 from configcache.topology import COMMAND_QUEUE, DEAD_LETTER_QUEUE
+from configcache.wire import encode
 from configcache_worker.app import table_layout
 from configcache_worker.postgres.rows import CacheRow, CacheRows
 from configcache_worker.rabbitmq.workbench import DeadLetter, Workbench
@@ -57,6 +57,7 @@ class Load:
         """Numbers of the commands whose publish was confirmed."""
         self.poison: set[int] = set()
         """Numbers of the poison whose publish was confirmed."""
+        self._refused: set[int] = set()
 
     async def fill(self, numbers: Sequence[int]) -> None:
         """Cache a row for each of *numbers*, and the bystanders."""
@@ -116,11 +117,20 @@ class Load:
         async with self._bench() as bench:
             return await bench.depth(queue)
 
-    async def accounts_balance(self, *workers: WorkerProcess, timeout_s: float = _REST_S) -> None:
+    async def accounts_balance(
+        self, *workers: WorkerProcess, refused: Collection[int] = (), timeout_s: float = _REST_S
+    ) -> None:
         """
         Wait until every command is applied and all poison buried; then stop *workers* and check that this was all:
         they run, and end with 0; the queue is empty; bystanders live; no good command is in the dead letters.
+
+        Args:
+            workers: All that run.
+            refused: Numbers of commands that the database never lets through: they must be in the dead letters.
+            timeout_s: For either.
         """
+        self.commands -= set(refused)
+        self._refused |= set(refused)
         await self.applied(timeout_s=timeout_s)
         await self.buried(timeout_s=timeout_s)
         for worker in workers:
@@ -129,9 +139,8 @@ class Load:
             assert await asyncio.to_thread(worker.terminate) == 0, worker
         await eventually(self._is_empty)
         async with self._table() as rows:
-            assert await rows.all() == BYSTANDERS
-        bodies = Counter(letter.body for letter in await self.dead_letters())
-        assert set(bodies) == {poison(number) for number in self.poison}
+            assert await rows.all() == BYSTANDERS | set(map(cached, self._refused))
+        assert {letter.body for letter in await self.dead_letters()} == self._unwanted()
 
     async def _has_begun(self) -> bool:
         return await self.left() < self._filled
@@ -141,10 +150,14 @@ class Load:
 
     async def _is_buried(self) -> bool:
         # A poison whose confirm was lost is published twice and may be buried twice; its letter even more often.
-        if await self.depth(DEAD_LETTER_QUEUE) < len(self.poison):
+        if await self.depth(DEAD_LETTER_QUEUE) < len(self._unwanted()):
             return False
-        bodies = {letter.body for letter in await self.dead_letters()}
-        return bodies >= {poison(number) for number in self.poison}
+        return {letter.body for letter in await self.dead_letters()} >= self._unwanted()
+
+    def _unwanted(self) -> set[bytes]:
+        """Bodies that have to end in the dead letters."""
+        refused = {encode(command(number)) for number in self._refused}
+        return refused | {poison(number) for number in self.poison}
 
     async def _is_empty(self) -> bool:
         return await self.depth() == 0

@@ -91,6 +91,23 @@ async def test_nothing_is_convicted_while_nothing_goes_through(rig):
     assert rig.session.acked == set(range(1, 9))
 
 
+@pytest.mark.parametrize("sqlstate", ["53100", "P0001"])
+async def test_a_batch_of_which_nothing_goes_through_is_not_taken_apart_to_the_last_command(sqlstate):
+    async with running(Rig(policy=RetryPolicy(first_s=0.001, longest_s=0.05))) as rig:
+        rig.table.rows = {row(associate) for associate in range(1, 501)}
+        rig.table.fails = lambda scopes, limit: scopes and refuse(sqlstate)(scopes, limit)
+
+        rig.receive(*[one(associate) for associate in range(1, 501)])
+        await eventually(lambda: len(rig.pipeline._intake.set_aside) == 500)
+        assert rig.table.attempts < 40
+        assert "database" in rig.pipeline.troubles()
+        rig.table.fails = lambda scopes, limit: None
+        await rig.settled()
+
+        assert rig.table.rows == set()
+        assert rig.dead_letters.letters == []
+
+
 async def test_a_fault_of_this_program_convicts_nobody(rig):
     def fails(scopes, limit):
         if any(scope.associate_id == 7 for scope in scopes):

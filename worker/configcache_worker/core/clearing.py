@@ -3,7 +3,7 @@ Clear what the commands ask for: collect, coalesce, clear, settle; and decide wh
 
 A failing batch is held while the environment is at fault, asked for in smaller parts where it takes too long, and
 otherwise taken apart, all halves before all quarters, until each command has gone through or is set aside. So the others
-never wait for long for the one at fault, whatever the fault is.
+never wait for long for the one at fault, whatever the fault is; and where nothing goes through, not much is asked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from configcache.retry import RetryPolicy
 from configcache.wire import Reason
 from configcache_worker.core.bounds import Limits, Totals
-from configcache_worker.core.coalesce import Work, coalesce, split
+from configcache_worker.core.coalesce import Work, coalesce, singles, split
 from configcache_worker.core.faults import Blame, Pace, blame
 from configcache_worker.core.intake import Intake
 from configcache_worker.core.ports import CacheTable, Letter, Position, Scope, TableFault
@@ -32,6 +32,8 @@ log = structlog.stdlib.get_logger()
 _PATIENCE: Final = 3
 """So often a batch is tried again as it is before we ask whether it alone is held up."""
 
+_HOPELESS: Final = 7
+"""So many parts of a batch may fail (itself, halves, quarters), with none going through, before it is set aside whole."""
 
 _HELD: Final = "commands are held, none is lost"
 
@@ -163,23 +165,32 @@ class Clearing:
     async def _clear(self, intake: Intake, works: list[Work], *, patience: int) -> None:
         groups = deque([works] if works else [])
         refused: list[tuple[Work, TableFault]] = []
-        batches_before = self._totals.batches
+        untried: list[Work] = []
+        fault: TableFault | None = None
+        batches_before, failures = self._totals.batches, 0
         while groups:
             if self._is_gone(intake):
                 raise AbandonedBatch
             group = groups.popleft()
             try:
                 cleared = await self._clear_patiently(intake, group, patience=patience)
-            except TableFault as fault:
+            except TableFault as caught:
+                fault = caught
                 parts = self._after_fault(group, fault)
                 groups.extend(parts)
                 if not parts:
                     refused.append((group[0], fault))
+                failures += blame(fault) is not Blame.SIZE
+                if failures == _HOPELESS and self._totals.batches == batches_before:
+                    untried = [work for group in groups for work in singles(group)]
+                    groups.clear()
             else:
                 self._committed(intake, group, cleared)
             patience = 0  # what is taken apart has been waited for already
-        if refused:
-            self._after_refusals(intake, refused, is_fruitless=self._totals.batches == batches_before)
+        if fault is not None and (refused or untried):
+            self._set_aside(intake, refused, untried, fault)
+            is_fruitless = self._totals.batches == batches_before
+            self._judge(fault, is_outage=is_fruitless and (bool(untried) or self._trials.is_outage))
 
     async def _clear_patiently(self, intake: Intake, group: list[Work], *, patience: int) -> Cleared:
         """Clear *group*; hold it for as long as the environment is at fault, and not for this group alone."""
@@ -256,27 +267,37 @@ class Clearing:
                 return split(group) if len(group) > 1 else [group]
         return split(group)
 
-    def _after_refusals(
-        self, intake: Intake, refused: Sequence[tuple[Work, TableFault]], *, is_fruitless: bool
+    def _set_aside(
+        self,
+        intake: Intake,
+        refused: Sequence[tuple[Work, TableFault]],
+        untried: Sequence[Work],
+        fault: TableFault,
     ) -> None:
-        """Weigh what failed alone, and go slow where nothing goes through any more."""
-        newly = [(work, fault) for work, fault in refused if self._weigh(intake, work, fault) == 1]
+        """Let commands that failed alone, and those not tried alone, wait for trials of their own; or condemn them."""
+        newly = [work for work, its_fault in refused if self._weigh(intake, work, its_fault) == 1]
+        for work in untried:
+            self._trials.postpone(work.scope, None, due=now())
+            intake.put_aside(work.scope, work.tags)
+        newly += untried
         if newly:
-            work, fault = newly[-1]
             log.warning(
                 "commands.set_aside",
                 count=len(newly),
                 error=str(fault),
-                **_named(work.scope),
+                **_named(newly[-1].scope),
                 consequence="each is tried again alone; the other commands go on",
             )
-        if is_fruitless and self._trials.is_outage:
-            self._fruitless_rounds += 1
-            delay_s = self._policy.delay_s(self._fruitless_rounds)
-            self._trials.not_before = now() + delay_s
-            self._pause(refused[-1][1], attempt=self._fruitless_rounds, delay_s=delay_s)
-        else:
+
+    def _judge(self, fault: TableFault, *, is_outage: bool) -> None:
+        """Go slow where nothing goes through any more."""
+        if not is_outage:
             self._resume()
+            return
+        self._fruitless_rounds += 1
+        delay_s = self._policy.delay_s(self._fruitless_rounds)
+        self._trials.not_before = now() + delay_s
+        self._pause(fault, attempt=self._fruitless_rounds, delay_s=delay_s)
 
     def _weigh(self, intake: Intake, work: Work, fault: TableFault) -> int:
         """Keep a command that failed alone for later, or condemn it if it stands convicted. How often it failed."""

@@ -72,6 +72,13 @@ def split(works: Sequence[Work]) -> list[list[Work]]:
     return []
 
 
+def singles(works: Iterable[Work]) -> Iterator[Work]:
+    """Take *works* wholly apart: what each has absorbed stands for itself."""
+    for work in works:
+        yield Work(work.scope, work.tags)
+        yield from work.absorbed
+
+
 def _absorb(tags_of: dict[Scope, list[int]]) -> list[Work]:
     for_all = {scope[:2]: Work(scope, tags) for scope, tags in tags_of.items() if scope.associate_id is None}
     if not for_all:

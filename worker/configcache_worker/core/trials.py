@@ -20,7 +20,8 @@ _PATIENCE: Final = 3
 
 @dataclass(slots=True)
 class _Trial:
-    suspicion: Suspicion
+    suspicion: Suspicion | None
+    """None before it was tried alone."""
     due: float
 
 
@@ -62,8 +63,8 @@ class Trials:
         self._failed_in_a_row.add(scope)
         return suspicion
 
-    def postpone(self, scope: Scope, suspicion: Suspicion, *, due: float) -> None:
-        """Remember *suspicion*, and that the next trial is at *due*."""
+    def postpone(self, scope: Scope, suspicion: Suspicion | None, *, due: float) -> None:
+        """Remember *suspicion*, None if *scope* was never tried alone, and that its next trial is at *due*."""
         self._trials[scope] = _Trial(suspicion, due)
         if len(self._trials) > _REMEMBERED:
             del self._trials[next(iter(self._trials))]

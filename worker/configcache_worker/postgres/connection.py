@@ -28,8 +28,11 @@ PlainConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 _GRACE_S = 2.0  # how much longer than the server's own limit we wait for its answer
 _CLOSE_TIMEOUT_S = 2.0
 
-# A failure of one statement that says nothing against the session: serialization, deadlock, lock or statement timeout.
-_SESSION_STAYS_GOOD = frozenset({"40001", "40P01", "55P03", "57014"})
+# A failure of one statement that says nothing against the session: wrong data, a constraint, a trigger (P0), a deadlock, a
+# missing table or right, want of resources, and our own time limits. All others may mean that another session, or another
+# server, would do better.
+_SESSION_STAYS_GOOD = frozenset({"22", "23", "40", "42", "53", "54", "55", "P0"})
+_CANCELED = "57014"
 
 # What a clear needs of its session, beside the time limits.
 _CLEAR_SETTINGS = {
@@ -125,7 +128,7 @@ class ClearConnection:
                 raise
             except Exception as error:
                 fault = table_fault(error, is_connection_lost=connection.is_closed())
-                if fault.sqlstate not in _SESSION_STAYS_GOOD:
+                if not _stays_good(fault.sqlstate):
                     self._abandon()
                 raise fault from error
             except BaseException:
@@ -257,6 +260,11 @@ def _host(url: str) -> str:
     except ValueError:
         return "an unreadable address"
     return urlsplit(url).netloc.rpartition("@")[2] or "the default address"
+
+
+def _stays_good(sqlstate: str | None) -> bool:
+    """Whether a session can go on after its statement failed with *sqlstate*."""
+    return sqlstate is not None and (sqlstate == _CANCELED or sqlstate[:2] in _SESSION_STAYS_GOOD)
 
 
 def _milliseconds(seconds: float) -> str:

@@ -38,9 +38,9 @@ __all__ = [
     "RetryPolicy",
     "SupervisedSession",
     "Supervisor",
+    "addresses",
     "broker_errors",
     "cancellation_requested",
-    "check_url",
     "close_connection",
     "connect",
     "describe",
@@ -54,13 +54,25 @@ They write tracebacks about lost connections, all of which also reach us as exce
 """
 
 
-def check_url(url: str) -> URL:
+def addresses(url: str) -> list[URL]:
     """
     Parse a broker's URL, such as ``amqps://user:password@broker.example/vhost``.
+
+    A cluster's may name several hosts, separated by commas: ``amqp://user:password@one:5672,two:5672/vhost``.
+
+    Returns:
+        One URL for each host, otherwise alike.
 
     Raises:
         ValueError: It is none. The text says why, without the URL: that may contain a password.
     """
+    before, slashes, rest = url.partition("://")
+    netloc, slash, path = rest.partition("/")
+    user, at, hosts = netloc.rpartition("@")
+    return [_address(f"{before}{slashes}{user}{at}{host}{slash}{path}") for host in hosts.split(",")]
+
+
+def _address(url: str) -> URL:
     try:
         parsed = URL(url)
     except ValueError as error:
@@ -79,12 +91,12 @@ async def connect(
     transport_factory: TransportFactory | None = None,
 ) -> AbstractConnection:
     """
-    Open a plain connection, one that does not restore itself.
+    Open a plain connection, one that does not restore itself, to the first host that takes it.
 
     Args:
-        url: See :func:`check_url`.
+        url: See :func:`addresses`.
         name: What the broker shows the connection as.
-        timeout_s: For everything until the connection is usable.
+        timeout_s: For everything until the connection is usable, for each host.
         heartbeat_s: A broker that falls silent is noticed after about three times this.
         transport_factory: Who opens the socket, where it is not the driver itself.
 
@@ -92,9 +104,34 @@ async def connect(
         BrokerUnavailable: For every failure, with a readable text that contains no password.
     """
     try:
-        target = check_url(url)
+        targets = addresses(url)
     except ValueError as error:
         raise BrokerUnavailable(str(error)) from error
+    failures: list[BrokerUnavailable] = []
+    for target in targets:
+        try:
+            return await _connect_to_one(
+                target,
+                name=name,
+                timeout_s=timeout_s,
+                heartbeat_s=heartbeat_s,
+                transport_factory=transport_factory,
+            )
+        except BrokerUnavailable as failure:
+            failures.append(failure)
+    if len(failures) == 1:
+        raise failures[0]
+    raise BrokerUnavailable("; ".join(map(str, failures))) from failures[-1]
+
+
+async def _connect_to_one(
+    target: URL,
+    *,
+    name: str,
+    timeout_s: float,
+    heartbeat_s: int,
+    transport_factory: TransportFactory | None,
+) -> AbstractConnection:
     connection = aio_pika.Connection(
         target.update_query(heartbeat=heartbeat_s), client_properties={"connection_name": name}
     )

@@ -28,9 +28,9 @@ from aiormq.exceptions import ChannelAccessRefused
 from configcache import wire
 from configcache.connection import (
     Supervisor,
+    addresses,
     broker_errors,
     cancellation_requested,
-    check_url,
     close_connection,
     connect,
     describe,
@@ -71,7 +71,7 @@ class Publisher:
     """
 
     def __init__(self, *, url: str, timeout_s: float = 5.0, app_id: str | None = None) -> None:
-        check_url(url)
+        addresses(url)
         if timeout_s <= 0:
             raise ValueError(f"timeout_s must be positive, not {timeout_s!r}")
         self._url = url
@@ -84,7 +84,8 @@ class Publisher:
         self._last_failure: BaseException | None = None
 
     def __repr__(self) -> str:
-        return f"<Publisher to {check_url(self._url).host!r}, {self._supervisor!r}>"
+        hosts = ",".join(str(address.host) for address in addresses(self._url))
+        return f"<Publisher to {hosts!r}, {self._supervisor!r}>"
 
     async def __aenter__(self) -> Self:
         self._running = asyncio.create_task(self._supervisor.run(), name="publisher")

@@ -99,6 +99,16 @@ class Load:
         """Wait until the worker is at it: some rows are gone."""
         await eventually(self._has_begun, timeout_s=_REST_S)
 
+    async def progress(self) -> None:
+        """Wait until more rows are gone than now, or all that were asked for."""
+        before = await self.left()
+
+        async def has_progressed() -> bool:
+            left = await self.left()
+            return left < before or not left
+
+        await eventually(has_progressed, timeout_s=_REST_S)
+
     async def applied(self, *, timeout_s: float = _REST_S) -> None:
         """Wait until the row of every command is gone."""
         await eventually(self._is_applied, timeout_s=timeout_s)

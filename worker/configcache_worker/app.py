@@ -215,8 +215,10 @@ def build_worker(settings: Settings) -> Worker:
         ),
         cache_statements=database.statement_cache,
     )
+    prepare = partial(declare, may_declare=broker.declare)
     dead_letters = RabbitDeadLetters(
         url=broker.url,
+        prepare=prepare,
         policy=policy,
         connect_timeout_s=broker.connect_timeout_s,
         heartbeat_s=broker.heartbeat_s,
@@ -237,7 +239,7 @@ def build_worker(settings: Settings) -> Worker:
         prefetch=limits.prefetch,
         connect_timeout_s=broker.connect_timeout_s,
         heartbeat_s=broker.heartbeat_s,
-        prepare=partial(declare, may_declare=broker.declare),
+        prepare=prepare,
         receive=pipeline.receive,
     )
     return Worker(

@@ -13,7 +13,7 @@ import asyncio
 import struct
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -181,9 +181,11 @@ class _Session:
     def __init__(self, connection: AbstractConnection, channel: AbstractChannel) -> None:
         self._connection = connection
         self._channel = channel
-        self._ended = asyncio.Event()
-        channel.closing.add_done_callback(lambda _: self._ended.set())
-        channel.connection.closing.add_done_callback(lambda _: self._ended.set())
+        self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        channel.closing.add_done_callback(lambda _: self._end("the dead letters' channel was closed"))
+        channel.connection.closing.add_done_callback(
+            lambda _: self._end("the dead letters' connection was closed")
+        )
 
     async def publish(self, copy: _Copy) -> None:
         """
@@ -202,14 +204,18 @@ class _Session:
                     mandatory=True,
                 )
             except PublishError as error:  # whose own text contains the message
+                self._end("no queue is bound for dead letters")  # the next session sees to it
                 raise BrokerUnavailable("a dead letter was not routed: no queue is bound") from error
 
     async def wait_ended(self) -> str:
-        await self._ended.wait()
-        return "the dead letters' channel was closed"
+        return await asyncio.shield(self._ended)
 
     async def close(self) -> None:
         await close_connection(self._connection)
+
+    def _end(self, reason: str) -> None:
+        if not self._ended.done():
+            self._ended.set_result(reason)
 
 
 class RabbitDeadLetters:
@@ -225,6 +231,7 @@ class RabbitDeadLetters:
         heartbeat_s: A silent broker is noticed after about three times this.
         confirm_timeout_s: How long :meth:`bury` waits, connecting included.
         in_flight: Most letters sent and not yet confirmed.
+        prepare: Called with each new connection before anything is published, to see to the topology.
         clock: Unix seconds, for tests.
     """
 
@@ -237,6 +244,7 @@ class RabbitDeadLetters:
         heartbeat_s: int,
         confirm_timeout_s: float = 1.0,
         in_flight: int = 100,
+        prepare: Callable[[AbstractConnection], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._url = url
@@ -244,6 +252,7 @@ class RabbitDeadLetters:
         self._heartbeat_s = heartbeat_s
         self._confirm_timeout_s = confirm_timeout_s
         self._in_flight = asyncio.Semaphore(in_flight)
+        self._prepare = prepare
         self._clock = clock
         self._sessions = Supervisor(
             name="dead letters", open=self._open_session, policy=policy, on_failure=self._note_failure
@@ -321,6 +330,8 @@ class RabbitDeadLetters:
             heartbeat_s=self._heartbeat_s,
         )
         try:
+            if self._prepare is not None:
+                await self._prepare(connection)
             with broker_errors("cannot open a channel"):
                 channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
                 return _Session(connection, await channel.get_underlay_channel())

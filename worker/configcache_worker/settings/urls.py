@@ -51,15 +51,16 @@ _DATABASE_CHOICES: Final[Mapping[str, Collection[str]]] = {
 
 def check_broker_url(url: str) -> None:
     """
-    Say what is wrong with the URL of a broker.
+    Say what is wrong with the URL of a broker: it may name several hosts.
 
     Raises:
         ValueError: It can't be used, or a part of it would be ignored. The text has no secret in it.
     """
     parts = _split(url, "amqp", "amqps")
     _check_user(parts, rest=url)
-    if not _check_host(_hosts(parts)):
-        raise ValueError("must name a host: amqp://user@host:5672/vhost")
+    names = [_check_host(host) for host in _hosts(parts).split(",")]
+    if not all(names):
+        raise ValueError("must name a host, or several separated by commas: amqp://user@host:5672/vhost")
     for name in _query(parts):
         _check_broker_parameter(name)
 

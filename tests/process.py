@@ -19,13 +19,13 @@ _NUMBERS = itertools.count(1)
 class WorkerProcess:
     """``configcache worker`` in a process of its own, with *settings*' URLs, logging JSON to a file."""
 
-    def __init__(self, settings, *, folder, environment):
+    def __init__(self, settings, *, folder, environment, program=("-m", "configcache_worker")):
         (self.port,) = free_ports(1)
         self.log_path = folder / f"worker-{next(_NUMBERS)}.log"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("CONFIGCACHE_")}
         with self.log_path.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "configcache_worker", "worker"],
+                [sys.executable, *program, "worker"],
                 cwd=folder,
                 stderr=output,
                 env=inherited
@@ -70,6 +70,10 @@ class WorkerProcess:
     def is_running(self):
         return self._process.poll() is None
 
+    def signal(self, number):
+        """Send the signal *number*."""
+        self._process.send_signal(number)
+
     def readiness(self):
         """What ``/readyz`` says, or nothing while nobody answers."""
         try:
@@ -86,11 +90,12 @@ class WorkerProcess:
 
     def events(self, name=None):
         """The log so far, line by line; those called *name* where it is given."""
-        lines = self.log_path.read_text().splitlines()
+        *lines, _ = self.log_path.read_text().split("\n")  # the last one is not finished, or empty
         found = [json.loads(line) for line in lines]
         return [event for event in found if name is None or event["event"] == name]
 
 
-def start_process(stack, folder, settings, **environment):
+def start_process(stack, folder, settings, *, program=("-m", "configcache_worker"), **environment):
     """Start a worker that *stack* ends, with settings from *environment* over the usual ones."""
-    return stack.enter_context(WorkerProcess(settings, folder=folder, environment=environment))
+    process = WorkerProcess(settings, folder=folder, environment=environment, program=program)
+    return stack.enter_context(process)

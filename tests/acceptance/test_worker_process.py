@@ -6,10 +6,6 @@ import pytest
 
 from configcache import ClearConfigurationCache
 from configcache.topology import COMMAND_QUEUE
-from configcache_worker.local.postgres import PostgreSQL
-from configcache_worker.local.rabbitmq import RabbitMQ
-from configcache_worker.postgres.migrations import migrate
-from configcache_worker.settings import BrokerSettings, DatabaseSettings, Settings
 from tests.locks import locked_row, someone_waits_for_a_lock
 from tests.waiting import eventually
 
@@ -95,26 +91,6 @@ async def test_sigterm_during_an_outage_of_the_database_ends_at_once(system, sta
 
     assert exit_code == 0
     assert await system.bench.depth(COMMAND_QUEUE) == 1
-
-
-async def test_a_worker_started_before_everything_becomes_ready_when_it_is_there(start_worker):
-    with RabbitMQ() as rabbitmq, PostgreSQL() as postgres:
-        settings = Settings(
-            broker=BrokerSettings(url=rabbitmq.url), database=DatabaseSettings(url=postgres.url)
-        )
-        await asyncio.gather(asyncio.to_thread(rabbitmq.stop), asyncio.to_thread(postgres.stop))
-
-        worker = start_worker(settings)
-        await eventually(lambda: asyncio.to_thread(lambda: (worker.readiness() or {}).get("reasons")))
-        await eventually(lambda: worker.events("database.paused"))
-        await asyncio.to_thread(postgres.start)
-        await eventually(lambda: any("42P01" in event["error"] for event in worker.events("database.paused")))
-        await migrate(settings.database.url, schema="public")
-        await eventually(lambda: worker.events("session.failed"))
-        await asyncio.to_thread(rabbitmq.start)
-        await ready(worker)
-
-        assert await asyncio.to_thread(worker.terminate) == 0
 
 
 @pytest.mark.parametrize(

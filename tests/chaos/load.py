@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Collection, Sequence
+from functools import partial
 
 from configcache import ClearConfigurationCache
 from configcache.errors import PublishError
@@ -74,7 +75,7 @@ class Load:
             poison_every: Put one poison, with the number of its neighbour, after every so many commands.
         """
         poisonous = [number for number in numbers if poison_every and number % poison_every == 0]
-        await asyncio.gather(self._publish_commands(numbers), self._publish_poison(poisonous))
+        await asyncio.gather(self._publish_commands(numbers), self.publish_poison(poisonous))
 
     @contextlib.asynccontextmanager
     async def flowing(
@@ -132,7 +133,7 @@ class Load:
     ) -> None:
         """
         Wait until every command is applied and all poison buried; then stop *workers* and check that this was all:
-        they run, and end with 0; the queue is empty; bystanders live; no good command is in the dead letters.
+        they run, are ready, and end with 0; the queue is empty; bystanders live; no good command is in the dead letters.
 
         Args:
             workers: All that run.
@@ -145,6 +146,7 @@ class Load:
         await self.buried(timeout_s=timeout_s)
         for worker in workers:
             assert worker.is_running, worker
+            await eventually(partial(asyncio.to_thread, worker.is_ready), timeout_s=timeout_s)
         for worker in workers:
             assert await asyncio.to_thread(worker.terminate) == 0, worker
         await eventually(self._is_empty)
@@ -184,7 +186,8 @@ class Load:
                 await publisher.publish(command(number))
                 self.commands.add(number)
 
-    async def _publish_poison(self, numbers: Sequence[int]) -> None:
+    async def publish_poison(self, numbers: Sequence[int]) -> None:
+        """Publish the poison *numbers* until each is confirmed."""
         waiting = list(numbers)
         while waiting:
             with contextlib.suppress(PublishError):

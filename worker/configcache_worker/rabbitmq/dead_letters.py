@@ -287,6 +287,8 @@ class RabbitDeadLetters:
         """Publish all *copies* side by side, and mark in *outcomes* which of them the broker confirmed."""
         if self._running is None:
             self._running = asyncio.create_task(self._sessions.run(), name="dead letters")
+        elif self._running.done():
+            self._running.result()  # it died: so must whoever relies on it, or nobody would notice
         troubles: list[str] = []
         try:
             async with asyncio.timeout(self._confirm_timeout_s):

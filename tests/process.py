@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 from configcache_worker.local.ports import LOOPBACK, free_ports
 
@@ -73,6 +75,12 @@ class WorkerProcess:
     def signal(self, number):
         """Send the signal *number*."""
         self._process.send_signal(number)
+
+    def peak_bytes(self):
+        """The most memory it has had, of its own."""
+        status = Path(f"/proc/{self._process.pid}/status").read_text()
+        (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+        return int(peak) * 1024
 
     def readiness(self):
         """What ``/readyz`` says, or nothing while nobody answers."""

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from functools import partial
 
 from configcache import ClearConfigurationCache
+from configcache.connection import close_connection, connect
 from configcache.errors import PublishError
 from configcache.publisher import Publisher
 from configcache.topology import COMMAND_QUEUE, DEAD_LETTER_QUEUE
@@ -41,6 +42,14 @@ def cached(associate: int) -> CacheRow:
 def poison(number: int) -> bytes:
     """A message that no worker can ever obey, and that can be told from all others."""
     return json.dumps({"Poison": number}).encode()
+
+
+async def delete_queue(url: str, queue: str) -> None:
+    """Delete *queue*, with what is in it."""
+    connection = await connect(url, name="tests", timeout_s=10, heartbeat_s=10)
+    channel = await connection.channel()
+    await (await channel.get_underlay_channel()).queue_delete(queue)
+    await close_connection(connection)
 
 
 class Load:
@@ -121,7 +130,7 @@ class Load:
     async def dead_letters(self) -> list[DeadLetter]:
         """What is in the dead letters now."""
         async with self._bench() as bench:
-            return await bench.dead_letters(most=100_000)
+            return await bench.dead_letters(most=65_535, timeout_s=_REST_S)
 
     async def depth(self, queue: str = COMMAND_QUEUE) -> int:
         """Messages of *queue* that no consumer holds."""

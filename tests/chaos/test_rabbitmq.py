@@ -7,11 +7,10 @@ import signal
 
 import pytest
 
-from configcache.connection import close_connection, connect
 from configcache.topology import COMMAND_QUEUE, DEAD_LETTER_QUEUE
 from configcache_worker.local.rabbitmq import RabbitMQ
 from configcache_worker.settings import BrokerSettings, Settings
-from tests.chaos.load import Load
+from tests.chaos.load import Load, delete_queue
 from tests.conftest import available
 from tests.locks import locked_row, someone_waits_for_a_lock
 from tests.proxy import Proxy
@@ -142,13 +141,6 @@ async def test_a_deleted_queue_is_consumed_again_when_it_is_back(load, system, s
     await load.fill(range(9_001, 9_101))
     await load.publish(range(9_001, 9_101), poison_every=10)
     await load.accounts_balance(worker)
-
-
-async def delete_queue(url, queue):
-    connection = await connect(url, name="tests", timeout_s=10, heartbeat_s=10)
-    channel = await connection.channel()
-    await (await channel.get_underlay_channel()).queue_delete(queue)
-    await close_connection(connection)
 
 
 @pytest.mark.timeout(180)

@@ -27,7 +27,6 @@ from configcache_worker.rabbitmq.frames import RawDelivery
 from configcache_worker.rabbitmq.properties import UnreadableProperties, decode
 
 _HEARTBEAT_S: Final = 10
-_LOOK_TIMEOUT_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +111,9 @@ class Workbench:
                     timeout=self._timeout_s,
                 )
 
-    async def dead_letters(self, *, most: int = 1000) -> list[DeadLetter]:
+    async def dead_letters(self, *, most: int = 1000, timeout_s: float = 10.0) -> list[DeadLetter]:
         """
-        Look at the dead letters, up to *most*; all of them stay in the queue.
+        Look at the dead letters, up to *most*, which is 65,535 at the highest; all of them stay in the queue.
 
         Raises:
             TimeoutError: Fewer came than the queue said it has; somebody else may be looking.
@@ -140,7 +139,7 @@ class Workbench:
             name="configcache workbench",
         ).open()
         try:
-            async with asyncio.timeout(_LOOK_TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 await complete.wait()
         finally:
             await session.close()

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from pamqp import commands, frame, header
+from pamqp.exceptions import UnmarshalingException
 from yarl import URL
 
 from configcache.topology import COMMAND_EXCHANGE, COMMAND_ROUTING_KEY
@@ -122,7 +123,10 @@ class Flood:
             _, _, size = _FRAME.unpack_from(self._received)
             if len(self._received) < _FRAME.size + size + 1:
                 return
-            consumed, _, command = frame.unmarshal(self._received)
+            try:
+                consumed, _, command = frame.unmarshal(self._received)
+            except UnmarshalingException as error:  # a broker that says goodbye may quote what it was sent
+                raise Refused(str(error)) from error
             self._received = self._received[consumed:]
             yield command
 

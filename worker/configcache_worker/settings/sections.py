@@ -69,7 +69,8 @@ class BrokerSettings(Section):
     """RabbitMQ."""
 
     url: Annotated[str, AfterValidator(_broker_url)] = Field(
-        description="Where RabbitMQ is and as whom to connect: amqp://user:password@host:5672/vhost, or amqps://.",
+        description="Where RabbitMQ is and as whom to connect: amqp://user:password@host:5672/vhost, or amqps://. "
+        "A cluster's hosts are separated by commas and tried in random order.",
         repr=False,
         json_schema_extra=SECRET,
     )

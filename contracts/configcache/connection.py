@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from random import Random, SystemRandom
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 import aio_pika
@@ -53,6 +55,11 @@ Loggers of the AMQP driver, for a program's log configuration to silence (level 
 They write tracebacks about lost connections, all of which also reach us as exceptions and are reported once from there.
 """
 
+_SYSTEM_RANDOM: Final = SystemRandom()
+
+# The path and what follows may contain commas and slashes of their own.
+_URL: Final = re.compile(r"(?P<before>[^:/?#]+://(?:[^/?#]*@)?)(?P<hosts>[^/?#]*)(?P<after>.*)", re.DOTALL)
+
 
 def addresses(url: str) -> list[URL]:
     """
@@ -61,15 +68,15 @@ def addresses(url: str) -> list[URL]:
     A cluster's may name several hosts, separated by commas: ``amqp://user:password@one:5672,two:5672/vhost``.
 
     Returns:
-        One URL for each host, otherwise alike.
+        One URL for each host, in their order, otherwise alike.
 
     Raises:
         ValueError: It is none. The text says why, without the URL: that may contain a password.
     """
-    before, slashes, rest = url.partition("://")
-    netloc, slash, path = rest.partition("/")
-    user, at, hosts = netloc.rpartition("@")
-    return [_address(f"{before}{slashes}{user}{at}{host}{slash}{path}") for host in hosts.split(",")]
+    found = _URL.fullmatch(url)
+    if found is None:
+        return [_address(url)]
+    return [_address(found["before"] + host + found["after"]) for host in found["hosts"].split(",")]
 
 
 def _address(url: str) -> URL:
@@ -89,9 +96,13 @@ async def connect(
     timeout_s: float,
     heartbeat_s: int,
     transport_factory: TransportFactory | None = None,
+    random: Random = _SYSTEM_RANDOM,
 ) -> AbstractConnection:
     """
     Open a plain connection, one that does not restore itself, to the first host that takes it.
+
+    Several hosts are tried in random order, anew each time: a dead one is the first to be tried only now and then, and
+    many clients spread over those that live.
 
     Args:
         url: See :func:`addresses`.
@@ -99,16 +110,17 @@ async def connect(
         timeout_s: For everything until the connection is usable, for each host.
         heartbeat_s: A broker that falls silent is noticed after about three times this.
         transport_factory: Who opens the socket, where it is not the driver itself.
+        random: Where the order comes from.
 
     Raises:
-        BrokerUnavailable: For every failure, with a readable text that contains no password.
+        BrokerUnavailable: For every failure, with a readable text that names each host and contains no password.
     """
     try:
         targets = addresses(url)
     except ValueError as error:
         raise BrokerUnavailable(str(error)) from error
     failures: list[BrokerUnavailable] = []
-    for target in targets:
+    for target in random.sample(targets, len(targets)):
         try:
             return await _connect_to_one(
                 target,

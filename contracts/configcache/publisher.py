@@ -62,7 +62,7 @@ class Publisher:
     it starts.
 
     Args:
-        url: The broker's.
+        url: The broker's; a cluster's may name several hosts: ``amqp://user:password@one,two:5673/vhost``.
         timeout_s: The longest :meth:`publish` takes, connecting included.
         app_id: The name of your service: on each message, and on the connection as the broker shows it.
 
@@ -71,7 +71,7 @@ class Publisher:
     """
 
     def __init__(self, *, url: str, timeout_s: float = 5.0, app_id: str | None = None) -> None:
-        addresses(url)
+        self._hosts = len(addresses(url))
         if timeout_s <= 0:
             raise ValueError(f"timeout_s must be positive, not {timeout_s!r}")
         self._url = url
@@ -162,7 +162,7 @@ class Publisher:
         connection = await connect(
             self._url,
             name=self._app_id or "configcache publisher",
-            timeout_s=self._timeout_s,
+            timeout_s=self._timeout_s / self._hosts,  # a silent one leaves time for the others
             heartbeat_s=_HEARTBEAT_S,
         )
         try:

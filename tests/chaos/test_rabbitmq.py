@@ -248,7 +248,7 @@ async def test_a_cluster_that_loses_its_leader_goes_on(system, start_worker):
         RabbitMQ(join=first) as third,
     ):
         nodes = {node.node_name: node for node in (first, second, third)}
-        ports = ",".join(node.url.rpartition("@")[2].rstrip("/%2F") for node in (third, second, first))
+        ports = ",".join(node.url.rpartition("@")[2].split("/")[0] for node in (third, second, first))
         settings = Settings(
             broker=BrokerSettings(url=f"amqp://guest:guest@{ports}/"), database=system.settings.database
         )

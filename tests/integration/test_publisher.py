@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import gc
 import logging
+import random
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -14,7 +16,7 @@ from yarl import URL
 
 from configcache import wire
 from configcache.command import ClearConfigurationCache
-from configcache.connection import DRIVER_LOGGERS, connect
+from configcache.connection import DRIVER_LOGGERS, addresses, connect
 from configcache.publisher import BrokerUnavailable, Publisher, Refused, Unroutable
 from configcache.topology import (
     COMMAND_QUEUE,
@@ -275,12 +277,98 @@ async def test_a_server_that_never_answers_is_no_connection():
     assert "confirm" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["localhost:5672", "http://x/", "amqp://", "amqp://u:s3cret@h:99999/"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "localhost:5672",
+        "http://x/",
+        "amqp://",
+        "amqp://one,,two/",
+        "amqp://u:s3cret@h:99999/",
+        "amqp://u:s3cret@one,two:99999/",
+    ],
+)
 def test_a_url_that_is_none_is_an_error_at_once(url):
     with pytest.raises(ValueError, match="broker's URL") as caught:
         Publisher(url=url)
 
     assert "s3cret" not in str(caught.value)
+
+
+# Several hosts
+
+
+@pytest.mark.parametrize(
+    ("url", "each"),
+    [
+        ("amqp://u:p@one/v", ["amqp://u:p@one/v"]),
+        ("amqp://u:p,q@one:1,two/v", ["amqp://u:p,q@one:1/v", "amqp://u:p,q@two/v"]),
+        (
+            "amqps://one,[::1]:2?cafile=/a,b/c",
+            ["amqps://one/?cafile=/a,b/c", "amqps://[::1]:2/?cafile=/a,b/c"],
+        ),
+        ("amqp://one,two/a,b", ["amqp://one/a,b", "amqp://two/a,b"]),
+    ],
+)
+def test_the_url_of_a_cluster_is_one_for_each_host(url, each):
+    assert addresses(url) == [URL(one) for one in each]
+
+
+async def test_any_host_that_answers_will_do(broker_url):
+    there = URL(broker_url)
+    several = broker_url.replace(there.authority, f"{there.authority},127.0.0.1:1,[::1]:1")
+
+    for _ in range(5):
+        async with Publisher(url=several) as publisher:
+            await publisher.publish(COMMAND)
+
+    assert len(await published(broker_url)) == 5
+
+
+async def test_a_silent_host_leaves_time_for_the_others(broker_url):
+    there = URL(broker_url)
+    async with Relay(broker_url) as relay:
+        relay.freeze()
+        several = broker_url.replace(there.authority, f"{there.authority},127.0.0.1:{relay.port}")
+
+        for _ in range(5):
+            async with Publisher(url=several, timeout_s=2) as publisher:
+                await publisher.publish(COMMAND)
+
+    assert len(await published(broker_url)) == 5
+
+
+async def test_where_no_host_answers_each_is_named_with_its_reason(broker_url):
+    there = URL(broker_url)
+    wrong = broker_url.replace(there.authority, f"user:s3cret@127.0.0.1:1,{there.host}:{there.port}")
+
+    with pytest.raises(BrokerUnavailable) as caught:
+        await connect(wrong, name="test", timeout_s=5, heartbeat_s=10)
+
+    text = str(caught.value)
+    assert "cannot connect to the broker at 127.0.0.1:1: connection refused" in text
+    assert f"cannot connect to the broker at {there.host}:{there.port}: user name or password refused" in text
+    assert "s3cret" not in text
+
+
+async def test_hosts_are_tried_in_an_order_of_chance():
+    orders = set()
+    for seed in range(20):
+        with pytest.raises(BrokerUnavailable) as caught:
+            await connect(
+                "amqp://127.0.0.1:1,127.0.0.1:2,127.0.0.1:3/",
+                name="test",
+                timeout_s=5,
+                heartbeat_s=10,
+                random=random.Random(seed),
+            )
+        orders.add(tuple(re.findall(r"127\.0\.0\.1:(\d)", str(caught.value))))
+
+    assert {frozenset(order) for order in orders} == {frozenset("123")}
+    assert {order[0] for order in orders} == set("123")
+
+
+# A connection lost
 
 
 async def test_what_is_in_flight_when_the_connection_is_cut_goes_over_the_next_one(broker_url):

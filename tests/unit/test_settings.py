@@ -129,7 +129,9 @@ def test_settings_cannot_be_changed(directory):
     [
         ("BROKER__URL", "http://h", "begins with amqp:// or amqps://"),
         ("BROKER__URL", "amqp://", "must name a host"),
+        ("BROKER__URL", "amqp://one,,two/v", "must name a host, or several separated by commas"),
         ("BROKER__URL", "amqp://h:port", "a port that is a number"),
+        ("BROKER__URL", "amqp://one:1,two:port", "a port that is a number"),
         ("BROKER__URL", "amqp://u:pass word@h", "white space"),
         ("BROKER__DECLARE", "maybe", "must be true or false, not maybe"),
         ("BROKER__HEARTBEAT_S", "0", "a whole number from 1 to 60, not 0"),
@@ -175,6 +177,7 @@ def test_a_wrong_value_is_one_line_naming_setting_and_origin(directory, variable
     [
         "amqp://[::1]:5672/v?name=me&timeout=5",
         "amqps://u:p%40@h/v?cafile=/ca&certfile=/c&keyfile=/k&no_verify_ssl=1&auth=EXTERNAL",
+        "amqp://u:p,q%40@h:1,[::1]:2,i/v?name=a,b",
         "postgresql:///d",
         "postgres://u:p%40@h:1,[::1]:2,i/d?sslmode=verify-full&application_name=x",
         "postgresql://%2Frun%2Fpostgresql/d?target_session_attrs=read-write",
@@ -320,6 +323,7 @@ def test_an_unreadable_secret_file_names_the_variable(directory):
         ("broker", "amqp://u:hid/den@h"),
         ("broker", "amqp://u:1?hid=den@h"),
         ("broker", "amqp://u:1#hid@h"),
+        ("broker", "amqp://u:hid,den@one,two:x"),
         ("database", "postgresql://u:hid@den@h/d"),
         ("database", "postgresql://u:hid/den@h/d"),
         ("database", "postgresql://u:1/hid@h/d"),
@@ -373,6 +377,7 @@ def test_effective_values_come_with_their_origin(directory):
     [
         ("amqp://user:hidden@host/v", "amqp://user:***@host/v"),
         ("amqp://user:hid/d@en@host/v", "amqp://user:***@host/v"),
+        ("amqp://user:hid,den@one:1,two:2/v", "amqp://user:***@one:1,two:2/v"),
         ("amqp://user@host/v", "amqp://user@host/v"),
         ("amqp://host:5672/v", "amqp://host:5672/v"),
         ("postgresql://h/d?user=u&password=hidden&x=1", "postgresql://h/d?user=u&password=***&x=1"),

@@ -16,6 +16,7 @@ from http.client import HTTPException
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
+from configcache.connection import addresses
 from configcache.topology import Binding
 
 _DELIVERY_LIMIT: Final = "delivery-limit"
@@ -44,7 +45,8 @@ class ManagementApi:
     """
 
     def __init__(self, url: str, *, broker_url: str, timeout_s: float) -> None:
-        api, broker = urlsplit(url), urlsplit(broker_url)
+        # Of several hosts one is enough, and not every release of Python takes several.
+        api, broker = urlsplit(url), urlsplit(str(addresses(broker_url)[0]))
         credentials = api if api.username else broker
         self._host = api.netloc.rpartition("@")[2]
         self._base = api._replace(netloc=self._host).geturl().rstrip("/")

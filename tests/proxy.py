@@ -37,6 +37,8 @@ class Proxy:
         """What has come and waits for the thaw."""
         self.connections = 0
         """Connections accepted so far."""
+        self.refused = 0
+        """Connections reset at once so far."""
 
     async def __aenter__(self) -> Proxy:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -68,7 +70,10 @@ class Proxy:
         self._passes = None
         self._cut.set()
         for writer in self._writers:
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            with contextlib.suppress(OSError):  # it is closed on this side already
+                writer.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE
+                )
             writer.transport.abort()
         self._writers.clear()
 
@@ -93,6 +98,7 @@ class Proxy:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if not self._is_accepting:
+            self.refused += 1
             writer.transport.abort()
             return
         task = asyncio.current_task()

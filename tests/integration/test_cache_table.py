@@ -19,6 +19,7 @@ from configcache_worker.postgres.cache_table import PostgresCacheTable
 from configcache_worker.postgres.connection import TimeLimits
 from configcache_worker.postgres.migrations import migrate
 from configcache_worker.postgres.statements import TableLayout
+from tests.proxy import Proxy
 
 CACHE = TableLayout()
 PATIENT = TimeLimits(lock_timeout_s=20, statement_timeout_s=20)
@@ -577,59 +578,18 @@ async def test_a_fault_of_this_program_is_told_apart(table):
     assert fault.sqlstate is None
 
 
-class Silencer:
-    """A TCP proxy in front of a server, which can stop passing anything on."""
-
-    def __init__(self, url):
-        self._target = urlsplit(url)
-        self._passing = asyncio.Event()
-        self._passing.set()
-        self._writers = []
-
-    async def __aenter__(self):
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        port = self._server.sockets[0].getsockname()[1]
-        credentials = self._target.netloc.rpartition("@")[0]
-        self.url = self._target._replace(netloc=f"{credentials}@127.0.0.1:{port}").geturl()
-        return self
-
-    async def __aexit__(self, *_):
-        self._passing.set()
-        self._server.close()
-        for writer in self._writers:
-            writer.transport.abort()
-
-    def silence(self):
-        self._passing.clear()
-
-    def resume(self):
-        self._passing.set()
-
-    async def _serve(self, reader, writer):
-        other_reader, other_writer = await asyncio.open_connection(self._target.hostname, self._target.port)
-        self._writers += [writer, other_writer]
-        await asyncio.gather(self._pass(reader, other_writer), self._pass(other_reader, writer))
-
-    async def _pass(self, reader, writer):
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65_536):
-                await self._passing.wait()
-                writer.write(data)
-            writer.close()
-
-
 async def test_a_server_that_does_not_answer_is_left_after_our_own_time_limit(
     database, open_table, sql, monkeypatch
 ):
     monkeypatch.setattr(connection_module, "_GRACE_S", 0.05)
-    async with Silencer(database) as line:
+    async with Proxy(database) as line:
         table = open_table(url=line.url, limits=TimeLimits(statement_timeout_s=0.05))
         await table.probe()
-        line.silence()
+        line.freeze()
 
         fault = await fault_of(table.probe())
 
-        line.resume()
+        line.thaw()
         assert (fault.sqlstate, fault.timed_out, str(fault)) == (
             None,
             True,
@@ -640,8 +600,8 @@ async def test_a_server_that_does_not_answer_is_left_after_our_own_time_limit(
 
 
 async def test_a_server_that_accepts_and_says_nothing_is_no_time_limit_of_a_statement(database, open_table):
-    async with Silencer(database) as line:
-        line.silence()
+    async with Proxy(database) as line:
+        line.freeze()
         table = open_table(url=line.url, limits=TimeLimits(connect_timeout_s=0.1))
 
         fault = await fault_of(table.probe())
@@ -651,8 +611,8 @@ async def test_a_server_that_accepts_and_says_nothing_is_no_time_limit_of_a_stat
 
 
 async def test_of_several_hosts_the_first_that_serves_is_used(database, open_table, sql):
-    async with Silencer(database) as line:
-        line.silence()
+    async with Proxy(database) as line:
+        line.freeze()
         silent, serving = urlsplit(line.url).netloc, urlsplit(database).netloc.rpartition("@")[2]
         hosts = f"{silent.replace('@', '@127.0.0.1:1,')},{serving}"
         url = urlsplit(database)._replace(netloc=hosts, query="target_session_attrs=read-write").geturl()

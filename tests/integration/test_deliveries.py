@@ -21,6 +21,7 @@ from configcache_worker.rabbitmq import deliveries as deliveries_module
 from configcache_worker.rabbitmq.declare import declare
 from configcache_worker.rabbitmq.deliveries import Deliveries, DeliverySession
 from configcache_worker.rabbitmq.frames import RawDelivery
+from tests.proxy import Proxy
 from tests.raw import RawProperties
 
 
@@ -449,46 +450,12 @@ async def test_a_closed_session_leaves_nothing_behind(vhost, inbox):
     await no_tasks_but({asyncio.current_task()})
 
 
-class StallingProxy:
-    """Passes bytes between a client and the broker until told to stop, as a dead network does."""
-
-    def __init__(self, url: str) -> None:
-        self._target = urlsplit(url)
-        self.stalled = asyncio.Event()
-
-    async def __aenter__(self) -> str:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        port = self._server.sockets[0].getsockname()[1]
-        return self._target._replace(netloc=f"guest:guest@127.0.0.1:{port}").geturl()
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        await self._server.wait_closed()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection(self._target.hostname, self._target.port)
-        there = asyncio.create_task(self._pump(reader, far_writer))
-        back = asyncio.create_task(self._pump(far_reader, writer))
-        await asyncio.wait({there})
-        back.cancel()
-        await asyncio.wait({back})
-        for each in (writer, far_writer):
-            each.transport.abort()
-
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(65_536):
-                if not self.stalled.is_set():
-                    writer.write(data)
-
-
 async def test_closing_does_not_wait_for_a_broker_that_is_silent(vhost, inbox, monkeypatch):
     monkeypatch.setattr(deliveries_module, "CLOSE_TIMEOUT_S", 0.1)
-    proxy = StallingProxy(vhost)
-    async with proxy as url:
-        session = await deliveries(url, inbox).open()
+    async with Proxy(vhost) as line:
+        session = await deliveries(line.url, inbox).open()
 
-        proxy.stalled.set()
+        line.freeze()
         async with asyncio.timeout(5):
             await session.close()
 
@@ -496,10 +463,9 @@ async def test_closing_does_not_wait_for_a_broker_that_is_silent(vhost, inbox, m
 
 
 async def test_a_session_whose_broker_falls_silent_ends(vhost, inbox):
-    proxy = StallingProxy(vhost)
-    async with proxy as url:
+    async with Proxy(vhost) as line:
         consumer = Deliveries(
-            url=url,
+            url=line.url,
             prefetch=10,
             connect_timeout_s=10,
             heartbeat_s=1,
@@ -508,7 +474,7 @@ async def test_a_session_whose_broker_falls_silent_ends(vhost, inbox):
         )
         session = await consumer.open()
 
-        proxy.stalled.set()
+        line.freeze()
         async with asyncio.timeout(20):
             assert "connection" in await session.wait_ended()
             await session.close()

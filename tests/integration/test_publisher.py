@@ -25,6 +25,7 @@ from configcache.topology import (
     WORKER_PERMISSIONS,
     Permissions,
 )
+from tests.proxy import Proxy
 from tests.waiting import eventually
 
 COMMAND = ClearConfigurationCache.for_associate("WebClient", "Web", 42)
@@ -61,57 +62,6 @@ async def published(url: str) -> list[aio_pika.abc.AbstractIncomingMessage]:
             await message.ack()
             messages.append(message)
         return messages
-
-
-class Relay:
-    """Forwards connections to a broker, until it is told to freeze or to cut them."""
-
-    def __init__(self, url: str) -> None:
-        self._target = URL(url)
-        self._flowing = asyncio.Event()
-        self._flowing.set()
-        self.held = 0
-        """Bytes that have come and wait for the thaw."""
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._server: asyncio.Server | None = None
-
-    async def __aenter__(self) -> Relay:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.thaw()
-        self.cut()
-        self._server.close()
-
-    @property
-    def url(self) -> str:
-        return str(self._target.with_port(self.port))
-
-    def freeze(self) -> None:
-        self._flowing.clear()
-
-    def thaw(self) -> None:
-        self._flowing.set()
-
-    def cut(self) -> None:
-        for writer in self._writers:
-            writer.transport.abort()
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there = await asyncio.open_connection(self._target.host, self._target.port)
-        await asyncio.gather(self._forward(reader, there[1]), self._forward(there[0], writer))
-
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._writers.add(writer)
-        with contextlib.suppress(ConnectionError):
-            while data := await reader.read(65_536):
-                self.held += len(data)
-                await self._flowing.wait()
-                self.held = 0
-                writer.write(data)
-        writer.close()
 
 
 # The good case
@@ -327,9 +277,9 @@ async def test_any_host_that_answers_will_do(broker_url):
 
 async def test_a_silent_host_leaves_time_for_the_others(broker_url):
     there = URL(broker_url)
-    async with Relay(broker_url) as relay:
-        relay.freeze()
-        several = broker_url.replace(there.authority, f"{there.authority},127.0.0.1:{relay.port}")
+    async with Proxy(broker_url) as line:
+        line.freeze()
+        several = broker_url.replace(there.authority, f"{there.authority},127.0.0.1:{line.port}")
 
         for _ in range(5):
             async with Publisher(url=several, timeout_s=2) as publisher:
@@ -372,13 +322,13 @@ async def test_hosts_are_tried_in_an_order_of_chance():
 
 
 async def test_what_is_in_flight_when_the_connection_is_cut_goes_over_the_next_one(broker_url):
-    async with Relay(broker_url) as relay, Publisher(url=relay.url, timeout_s=20) as publisher:
+    async with Proxy(broker_url) as line, Publisher(url=line.url, timeout_s=20) as publisher:
         await publisher.publish(COMMAND)
-        relay.freeze()
+        line.freeze()
         in_flight = [asyncio.create_task(publisher.publish(COMMAND)) for _ in range(50)]
-        await eventually(lambda: relay.held)
-        relay.cut()
-        relay.thaw()
+        await eventually(lambda: line.held_bytes)
+        line.cut()
+        line.thaw()
 
         await asyncio.gather(*in_flight)
 
@@ -387,24 +337,24 @@ async def test_what_is_in_flight_when_the_connection_is_cut_goes_over_the_next_o
 
 
 async def test_a_connection_that_died_unnoticed_costs_no_error(broker_url):
-    async with Relay(broker_url) as relay, Publisher(url=relay.url, timeout_s=20) as publisher:
+    async with Proxy(broker_url) as line, Publisher(url=line.url, timeout_s=20) as publisher:
         for _ in range(5):
             await publisher.publish(COMMAND)
-            relay.cut()
+            line.cut()
 
     assert len(await published(broker_url)) >= 5
 
 
 async def test_a_frozen_broker_costs_the_timeout_and_no_more(broker_url):
-    async with Relay(broker_url) as relay, Publisher(url=relay.url, timeout_s=0.5) as publisher:
+    async with Proxy(broker_url) as line, Publisher(url=line.url, timeout_s=0.5) as publisher:
         await publisher.publish(COMMAND)
-        relay.freeze()
+        line.freeze()
         began_s = time.monotonic()
         results = await asyncio.gather(
             *(publisher.publish(COMMAND) for _ in range(50)), return_exceptions=True
         )
         took_s = time.monotonic() - began_s
-        relay.thaw()
+        line.thaw()
 
         assert {type(result) for result in results} == {BrokerUnavailable}
         assert took_s < 2
@@ -412,8 +362,8 @@ async def test_a_frozen_broker_costs_the_timeout_and_no_more(broker_url):
 
 
 async def test_a_broker_that_is_frozen_from_the_start_costs_the_timeout_and_no_more(vhost):
-    async with Relay(vhost) as relay, Publisher(url=relay.url, timeout_s=0.3) as publisher:
-        relay.freeze()
+    async with Proxy(vhost) as line, Publisher(url=line.url, timeout_s=0.3) as publisher:
+        line.freeze()
         began_s = time.monotonic()
         with pytest.raises(BrokerUnavailable):
             await publisher.publish(COMMAND)
@@ -453,14 +403,12 @@ async def test_works_again_after_the_broker_has_been_restarted(broker_url, rabbi
 
 
 async def test_starts_before_its_broker(broker_url):
-    relay = Relay(broker_url)
-    async with relay:
-        pass  # the port is known now, and nobody listens there
-    async with Publisher(url=relay.url, timeout_s=20) as publisher:
-        publishing = asyncio.create_task(publisher.publish(COMMAND))
-        await asyncio.sleep(0)
-        server = await asyncio.start_server(relay._accept, "127.0.0.1", relay.port)
-        async with server:
+    async with Proxy(broker_url) as line:
+        line.refuse()
+        async with Publisher(url=line.url, timeout_s=20) as publisher:
+            publishing = asyncio.create_task(publisher.publish(COMMAND))
+            await eventually(lambda: line.refused)
+            line.accept()
             await publishing
 
     assert len(await published(broker_url)) == 1
@@ -484,15 +432,15 @@ async def test_publishing_after_the_end_fails_at_once(vhost):
 
 
 async def test_a_cancelled_publish_is_cancelled_and_the_next_one_works(broker_url):
-    async with Relay(broker_url) as relay, Publisher(url=relay.url) as publisher:
+    async with Proxy(broker_url) as line, Publisher(url=line.url) as publisher:
         await publisher.publish(COMMAND)
-        relay.freeze()
+        line.freeze()
         publishing = asyncio.create_task(publisher.publish(COMMAND))
-        await eventually(lambda: relay.held)
+        await eventually(lambda: line.held_bytes)
         publishing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await publishing
-        relay.thaw()
+        line.thaw()
 
         await publisher.publish(COMMAND)
 
@@ -501,10 +449,10 @@ async def test_no_task_is_left_and_nobody_sees_a_traceback(broker_url, caplog):
     for logger in DRIVER_LOGGERS:
         caplog.set_level(logging.CRITICAL + 1, logger)
     before = asyncio.all_tasks()
-    async with Relay(broker_url) as relay, Publisher(url=relay.url, timeout_s=20) as publisher:
+    async with Proxy(broker_url) as line, Publisher(url=line.url, timeout_s=20) as publisher:
         for _ in range(3):
             await publisher.publish(COMMAND)
-            relay.cut()
+            line.cut()
         await publisher.publish(COMMAND)
     async with asyncio.timeout(10):
         while leftovers := asyncio.all_tasks() - before:

@@ -112,11 +112,11 @@ MUTATIONS = (
         (
             _core(
                 "clearing",
-                "            except TableFault as fault:\n                parts",
+                "            except TableFault as caught:\n                fault = caught\n",
                 "            except asyncio.CancelledError:\n"
                 "                intake.done([tag for work in group for tag in work.all_tags()])\n"
                 "                raise\n"
-                "            except TableFault as fault:\n                parts",
+                "            except TableFault as caught:\n                fault = caught\n",
             ),
         ),
     ),
@@ -147,7 +147,23 @@ MUTATIONS = (
     ),
     Mutation(
         "set aside and forgotten",
-        (_core("clearing", "            intake.put_aside(work.scope, work.tags)\n", ""),),
+        (
+            _core(
+                "clearing",
+                "suspicion, due=due)\n            intake.put_aside(work.scope, work.tags)\n",
+                "suspicion, due=due)\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "a hopeless batch set aside and forgotten",
+        (
+            _core(
+                "clearing",
+                "due=now())\n            intake.put_aside(work.scope, work.tags)\n",
+                "due=now())\n",
+            ),
+        ),
     ),
     Mutation(
         "commands that came during a trial forgotten",

@@ -17,7 +17,8 @@ class Proxy:
     """
     Passes bytes between clients and the server of *url*. An async context manager.
 
-    Every fault is for all its connections. Those that come later are not cut, but slowed and frozen like the others.
+    Every fault is for all its connections. Those that come later are not cut or forgotten, but slowed and frozen like
+    the others.
     """
 
     def __init__(self, url: str) -> None:
@@ -27,6 +28,7 @@ class Proxy:
         self._passes: int | None = None
         self._cut = asyncio.Event()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._forgotten: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_accepting = True
         self.delay_s = 0.0
@@ -64,6 +66,10 @@ class Proxy:
     def thaw(self) -> None:
         """Pass on what was held, and all that comes."""
         self._flowing.set()
+
+    def forget(self) -> None:
+        """Pass nothing more for the connections of now, and close none: what a firewall does that has lost its memory."""
+        self._forgotten |= self._writers
 
     def cut(self) -> None:
         """Reset every connection, on both sides."""
@@ -132,6 +138,8 @@ class Proxy:
                     await asyncio.sleep(self.delay_s)
                 await self._flowing.wait()
                 self.held_bytes -= len(data)
+                if writer in self._forgotten:
+                    continue
                 if from_server and self._passes is not None and self._passes <= len(data):
                     writer.write(data[: self._passes])
                     self.cut()

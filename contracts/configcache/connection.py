@@ -38,6 +38,7 @@ __all__ = [
     "DRIVER_LOGGERS",
     "BrokerUnavailable",
     "RetryPolicy",
+    "Silence",
     "SupervisedSession",
     "Supervisor",
     "addresses",
@@ -46,6 +47,7 @@ __all__ = [
     "close_connection",
     "connect",
     "describe",
+    "is_blocked",
 ]
 
 DRIVER_LOGGERS: Final = ("aio_pika", "aiormq")
@@ -170,6 +172,44 @@ async def close_connection(connection: AbstractConnection, *, timeout_s: float =
     with contextlib.suppress(BrokerUnavailable), broker_errors("closing"):
         async with asyncio.timeout(timeout_s):
             await connection.close()
+
+
+async def is_blocked(connection: AbstractConnection) -> bool:
+    """Whether the broker has told *connection* that it takes nothing from publishers: an alarm is on."""
+    if connection.transport is None:
+        return False
+    try:
+        async with asyncio.timeout(0):
+            await connection.transport.connection.ready()  # returns at once, or waits until the alarm is over
+    except TimeoutError:
+        return True
+    return False
+
+
+class Silence:
+    """
+    For how long a channel has answered none of the publishes it was asked to confirm.
+
+    A connection may live, heartbeats and all, while its channel never confirms again: when the node that led a queue is
+    killed, or a firewall has forgotten the line. Only a new connection helps then.
+    """
+
+    def __init__(self) -> None:
+        self._since_s: float | None = None
+
+    def asked(self) -> None:
+        """Note that something was asked."""
+        if self._since_s is None:
+            self._since_s = asyncio.get_running_loop().time()
+
+    def broken(self) -> None:
+        """Note that an answer came, be it to this or that."""
+        self._since_s = None
+
+    @property
+    def lasted_s(self) -> float:
+        """Seconds since the first question that has had no answer, nor has any after it; 0 if there is none."""
+        return 0.0 if self._since_s is None else asyncio.get_running_loop().time() - self._since_s
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from aiormq.exceptions import ChannelAccessRefused
 
 from configcache import wire
 from configcache.connection import (
+    Silence,
     Supervisor,
     addresses,
     broker_errors,
@@ -34,6 +35,7 @@ from configcache.connection import (
     close_connection,
     connect,
     describe,
+    is_blocked,
 )
 from configcache.errors import BrokerUnavailable, PublishError, Refused, Unroutable
 from configcache.topology import COMMAND_EXCHANGE, COMMAND_ROUTING_KEY
@@ -119,7 +121,10 @@ class Publisher:
             async with asyncio.timeout(self._timeout_s):
                 await self._publish_until_confirmed(wire.encode(command))
         except TimeoutError as error:
-            raise self._out_of_time() from error
+            failure = self._out_of_time()
+            if (session := self._supervisor.current) is not None:
+                await session.end_if_mute(self._timeout_s / 2)
+            raise failure from error
 
     async def _publish_until_confirmed(self, body: bytes) -> None:
         session = await self._supervisor.session()
@@ -187,6 +192,7 @@ class _Session:
         self._connection = connection
         self._exchange = exchange
         self._ended: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+        self._silence = Silence()
         channel.close_callbacks.add(self._note_end)
         connection.close_callbacks.add(self._note_end)
 
@@ -199,15 +205,23 @@ class _Session:
         return cls(connection, channel, exchange)
 
     async def publish(self, message: Message) -> None:
+        self._silence.asked()
         try:
             await self._exchange.publish(message, COMMAND_ROUTING_KEY, mandatory=True)
+            self._silence.broken()
         except (ChannelInvalidStateError, asyncio.CancelledError) as error:
             if isinstance(error, asyncio.CancelledError) and cancellation_requested():
                 raise
             # The channel is closing, and the reason is told elsewhere.
             raise _translated(await self._end()) from error
         except CONNECTION_EXCEPTIONS as error:
+            self._silence.broken()
             raise _translated(error) from error
+
+    async def end_if_mute(self, after_s: float) -> None:
+        """End the session if it has answered nothing for *after_s*, and no alarm is the reason: the next may do better."""
+        if self._silence.lasted_s >= after_s and not await is_blocked(self._connection):
+            self._note_end(self, TimeoutError())
 
     async def wait_ended(self) -> str:
         raise _translated(await self._end())

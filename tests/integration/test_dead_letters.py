@@ -17,6 +17,7 @@ from configcache_worker.core.ports import Burial, Delivery, Letter
 from configcache_worker.rabbitmq.dead_letters import RabbitDeadLetters
 from configcache_worker.rabbitmq.declare import declare
 from configcache_worker.rabbitmq.frames import RawDelivery
+from tests.proxy import Proxy
 
 
 @pytest.fixture
@@ -40,12 +41,13 @@ async def dead_letters(vhost, connection) -> AsyncIterator[RabbitDeadLetters]:
     await dead_letters.stop()
 
 
-def to(url: str) -> RabbitDeadLetters:
+def to(url: str, confirm_timeout_s: float = 1.0) -> RabbitDeadLetters:
     return RabbitDeadLetters(
         url=url,
         policy=RetryPolicy(longest_s=0.1),
         connect_timeout_s=10,
         heartbeat_s=10,
+        confirm_timeout_s=confirm_timeout_s,
         clock=lambda: 1_700_000_000.123,
     )
 
@@ -206,3 +208,19 @@ async def test_nothing_is_opened_before_it_is_needed(vhost):
 
     assert asyncio.all_tasks() == tasks
     await dead_letters.stop()
+
+
+async def test_a_line_that_a_firewall_has_forgotten_is_given_up_before_heartbeats_tell(
+    vhost, connection, channel
+):
+    async with Proxy(vhost) as line:
+        dead_letters = to(line.url, confirm_timeout_s=0.2)
+        await until_buried(dead_letters, [a_letter(b"before")])
+        line.forget()
+        assert await dead_letters.bury([a_letter(b"lost")]) == [Burial.UNAVAILABLE]
+
+        await until_buried(dead_letters, [a_letter(b"after")])
+        await dead_letters.stop()
+
+    bodies = [message.body for message in await buried(channel, 2)]
+    assert bodies == [b"before", b"after"]

@@ -372,7 +372,7 @@ async def test_a_broker_that_is_frozen_from_the_start_costs_the_timeout_and_no_m
 
 
 async def test_a_broker_blocked_by_an_alarm_costs_the_timeout_and_no_more(broker_url, rabbitmq):
-    async with Publisher(url=broker_url, timeout_s=1) as publisher:
+    async with Proxy(broker_url) as line, Publisher(url=line.url, timeout_s=1) as publisher:
         await publisher.publish(COMMAND)
         await asyncio.to_thread(rabbitmq.ctl, "set_vm_memory_high_watermark", "0")
         try:
@@ -383,6 +383,21 @@ async def test_a_broker_blocked_by_an_alarm_costs_the_timeout_and_no_more(broker
             await asyncio.to_thread(rabbitmq.ctl, "set_vm_memory_high_watermark", "absolute", "1GB")
 
         await publisher.publish(COMMAND)
+        assert line.connections == 1
+
+
+async def test_a_line_that_a_firewall_has_forgotten_is_given_up_before_heartbeats_tell(broker_url):
+    async with Proxy(broker_url) as line, Publisher(url=line.url, timeout_s=1) as publisher:
+        await publisher.publish(COMMAND)
+        line.forget()
+        with pytest.raises(BrokerUnavailable, match="did not confirm the command within 1 s"):
+            await publisher.publish(COMMAND)
+
+        async with asyncio.timeout(15):
+            while (await asyncio.gather(publisher.publish(COMMAND), return_exceptions=True))[0] is not None:
+                pass
+
+    assert len(await published(broker_url)) == 2
 
 
 async def test_works_again_after_the_broker_has_been_restarted(broker_url, rabbitmq):

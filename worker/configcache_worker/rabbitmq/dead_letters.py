@@ -26,10 +26,12 @@ from pamqp.commands import Basic
 from configcache.connection import (
     BrokerUnavailable,
     RetryPolicy,
+    Silence,
     Supervisor,
     broker_errors,
     close_connection,
     connect,
+    is_blocked,
 )
 from configcache.topology import DEAD_LETTER_EXCHANGE, DEAD_LETTER_ROUTING_KEY
 from configcache_worker.core.ports import Burial, Letter
@@ -44,6 +46,9 @@ MAX_PROPERTIES_BYTES: Final = 64 * 1024
 Half of what fits in a frame, since the broker adds headers of its own on every further way a dead letter
 takes.
 """
+
+_MUTE_AFTER: Final = 5
+"""A channel that has confirmed nothing for so many timeouts is given up. A slow disk has its say well before."""
 
 _PERSISTENT: Final = b"\x02"
 _LENGTH = struct.Struct(">I")
@@ -182,6 +187,7 @@ class _Session:
         self._connection = connection
         self._channel = channel
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._silence = Silence()
         channel.closing.add_done_callback(lambda _: self._end("the dead letters' channel was closed"))
         channel.connection.closing.add_done_callback(
             lambda _: self._end("the dead letters' connection was closed")
@@ -194,6 +200,7 @@ class _Session:
         Raises:
             BrokerUnavailable: It is not known to be in a queue.
         """
+        self._silence.asked()
         with broker_errors("a dead letter was not confirmed"):
             try:
                 await self._channel.basic_publish(
@@ -203,9 +210,18 @@ class _Session:
                     properties=copy.properties,
                     mandatory=True,
                 )
+                self._silence.broken()
             except PublishError as error:  # whose own text contains the message
                 self._end("no queue is bound for dead letters")  # the next session sees to it
                 raise BrokerUnavailable("a dead letter was not routed: no queue is bound") from error
+
+    async def end_if_mute(self, after_s: float) -> None:
+        """
+        End the session if it has answered nothing for *after_s*, and no alarm is the reason: the next may do
+        better.
+        """
+        if self._silence.lasted_s >= after_s and not await is_blocked(self._connection):
+            self._end("the dead letters' channel has long confirmed nothing")
 
     async def wait_ended(self) -> str:
         return await asyncio.shield(self._ended)
@@ -297,6 +313,8 @@ class RabbitDeadLetters:
                 await asyncio.gather(*(one(number, copy) for number, copy in copies.items()))
         except TimeoutError:
             troubles.append(self._why_no_answer())
+            if (current := self._sessions.current) is not None:
+                await current.end_if_mute(_MUTE_AFTER * self._confirm_timeout_s)
         except BrokerUnavailable as error:
             troubles.append(str(error))
         if troubles:

@@ -21,7 +21,7 @@ from aiormq.abc import AbstractChannel
 from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity, ChannelPreconditionFailed
 from pamqp.commands import Basic
 
-from configcache.connection import BrokerUnavailable, broker_errors, close_connection, connect
+from configcache.connection import BrokerUnavailable, broker_errors, close_connection, connect, is_blocked
 from configcache.topology import TOPOLOGY, Exchange, Queue
 from configcache_worker.rabbitmq import declare
 from configcache_worker.rabbitmq.declare import Finding, Problem
@@ -147,21 +147,10 @@ class Inspection:
             except (ChannelPreconditionFailed, ChannelNotFoundEntity):
                 return True  # wrong in another way, which was looked at after the rights
             except TimeoutError:
-                if await self._is_blocked():
+                if await is_blocked(self._open()):
                     raise BrokerBlocked("memory or disk: the broker takes nothing from publishers") from None
                 raise
         return True
-
-    async def _is_blocked(self) -> bool:
-        transport = self._open().transport
-        if transport is None:
-            return False
-        try:
-            async with asyncio.timeout(0):
-                await transport.connection.ready()  # returns at once, or waits until the alarm is over
-        except TimeoutError:
-            return True
-        return False
 
     def _open(self) -> AbstractConnection:
         if self._connection is None:

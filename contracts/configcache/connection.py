@@ -188,10 +188,11 @@ async def is_blocked(connection: AbstractConnection) -> bool:
 
 class Silence:
     """
-    For how long a channel has answered none of the publishes it was asked to confirm.
+    For how long a channel has confirmed none of the publishes it was asked to.
 
-    A connection may live, heartbeats and all, while its channel never confirms again: when the node that led a queue is
-    killed, or a firewall has forgotten the line. Only a new connection helps then.
+    A connection may live, heartbeats and all, while its channel never confirms again: the node that led the queue was
+    killed, and RabbitMQ refuses (nack) or forgets whatever comes on this channel, although the queue has a new leader;
+    or a firewall has forgotten the line. Only a new connection helps then.
     """
 
     def __init__(self) -> None:
@@ -203,12 +204,12 @@ class Silence:
             self._since_s = asyncio.get_running_loop().time()
 
     def broken(self) -> None:
-        """Note that an answer came, be it to this or that."""
+        """Note that something was confirmed."""
         self._since_s = None
 
     @property
     def lasted_s(self) -> float:
-        """Seconds since the first question that has had no answer, nor has any after it; 0 if there is none."""
+        """Seconds since the first question after which nothing was confirmed; 0 if there is none."""
         return 0.0 if self._since_s is None else asyncio.get_running_loop().time() - self._since_s
 
 

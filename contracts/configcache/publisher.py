@@ -38,6 +38,7 @@ from configcache.connection import (
     is_blocked,
 )
 from configcache.errors import BrokerUnavailable, PublishError, Refused, Unroutable
+from configcache.retry import RetryPolicy
 from configcache.topology import COMMAND_EXCHANGE, COMMAND_ROUTING_KEY
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ _log = logging.getLogger(__name__)
 
 # A broker that has fallen silent is noticed after three of these.
 _HEARTBEAT_S: Final = 10
+
+# A channel that has refused everything for so long may be at fault itself. As long as the longest delay between two
+# sessions, so that the next one is opened at once: if the queue really is full, callers hear no less of it.
+_REFUSING_S: Final = RetryPolicy().longest_s
 
 
 class Publisher:
@@ -215,11 +220,13 @@ class _Session:
             # The channel is closing, and the reason is told elsewhere.
             raise _translated(await self._end()) from error
         except CONNECTION_EXCEPTIONS as error:
-            self._silence.broken()
+            if _is_nack(error) and self._silence.lasted_s > _REFUSING_S:
+                self._note_end(self, error)
+                raise BrokerUnavailable("the channel has long refused everything") from error
             raise _translated(error) from error
 
     async def end_if_mute(self, after_s: float) -> None:
-        """End the session if it has answered nothing for *after_s*, and no alarm is the reason: the next may do better."""
+        """End the session if it has confirmed nothing for *after_s*, and no alarm is the reason: the next may do better."""
         if self._silence.lasted_s >= after_s and not await is_blocked(self._connection):
             self._note_end(self, TimeoutError())
 
@@ -236,6 +243,10 @@ class _Session:
     def _note_end(self, _: object, cause: BaseException | None) -> None:
         if not self._ended.done():
             self._ended.set_result(cause)
+
+
+def _is_nack(error: BaseException) -> bool:
+    return isinstance(error, DeliveryError) and not isinstance(error, ReturnedByBroker)
 
 
 def _translated(error: BaseException | None) -> PublishError:

@@ -217,7 +217,7 @@ class _Session:
 
     async def end_if_mute(self, after_s: float) -> None:
         """
-        End the session if it has answered nothing for *after_s*, and no alarm is the reason: the next may do
+        End the session if it has confirmed nothing for *after_s*, and no alarm is the reason: the next may do
         better.
         """
         if self._silence.lasted_s >= after_s and not await is_blocked(self._connection):
@@ -313,11 +313,11 @@ class RabbitDeadLetters:
                 await asyncio.gather(*(one(number, copy) for number, copy in copies.items()))
         except TimeoutError:
             troubles.append(self._why_no_answer())
-            if (current := self._sessions.current) is not None:
-                await current.end_if_mute(_MUTE_AFTER * self._confirm_timeout_s)
         except BrokerUnavailable as error:
             troubles.append(str(error))
         if troubles:
+            if (current := self._sessions.current) is not None:
+                await current.end_if_mute(_MUTE_AFTER * self._confirm_timeout_s)
             unburied = outcomes.count(Burial.UNAVAILABLE)
             log.error(
                 "letters.unavailable",

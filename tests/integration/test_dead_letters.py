@@ -16,7 +16,7 @@ from configcache.wire import Properties, Reason
 from configcache_worker.core.ports import Burial, Delivery, Letter
 from configcache_worker.rabbitmq.dead_letters import RabbitDeadLetters
 from configcache_worker.rabbitmq.declare import declare
-from configcache_worker.rabbitmq.frames import RawDelivery
+from configcache_worker.rabbitmq.reading import Envelope
 from tests.proxy import Proxy
 
 
@@ -54,8 +54,8 @@ def to(url: str, confirm_timeout_s: float = 1.0) -> RabbitDeadLetters:
 
 def a_letter(body: bytes = b"body", **properties: object) -> Letter:
     header = ContentHeader(body_size=len(body), properties=Basic.Properties(**properties)).marshal()
-    raw = RawDelivery(1, False, b"configuration", b"key", header, body, len(body))
-    delivery = Delivery(1, body, Properties(), False, None, len(body) + len(header), raw)
+    envelope = Envelope(False, b"configuration", b"key", header)
+    delivery = Delivery(1, body, Properties(), False, None, len(body) + len(header), envelope)
     return Letter(delivery, Reason.INVALID_JSON, "not JSON")
 
 

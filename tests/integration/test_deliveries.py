@@ -20,7 +20,6 @@ from configcache_worker.core.ports import Delivery, Settlement
 from configcache_worker.rabbitmq import deliveries as deliveries_module
 from configcache_worker.rabbitmq.declare import declare
 from configcache_worker.rabbitmq.deliveries import Deliveries, DeliverySession
-from configcache_worker.rabbitmq.frames import RawDelivery
 from tests.proxy import Proxy
 from tests.raw import RawProperties
 
@@ -481,11 +480,3 @@ async def test_a_session_whose_broker_falls_silent_ends(vhost, inbox):
 
     assert session.has_ended
     await no_tasks_but({asyncio.current_task()})
-
-
-def test_a_raw_delivery_is_what_dead_letters_get_as_envelope():
-    raw = RawDelivery(7, False, b"e", b"k", b"\0" * 14, None, 2_000_000)
-
-    delivery = deliveries_module.to_delivery(raw)
-
-    assert delivery == Delivery(7, b"", Properties(), False, Reason.BODY_TOO_LARGE, 14, raw)

@@ -51,14 +51,13 @@ MUTATIONS = (
         (
             _core(
                 "clearing",
-                "        intake.done(tags)\n        self._totals.cleared",
+                "        intake.done(done)\n        self._totals.cleared",
                 "        self._totals.cleared",
             ),
             _core(
                 "clearing",
                 "            group = groups.popleft()\n",
-                "            group = groups.popleft()\n"
-                "            intake.done([tag for work in group for tag in work.all_tags()])\n",
+                "            group = groups.popleft()\n            intake.done(tags(group))\n",
             ),
         ),
     ),
@@ -114,7 +113,7 @@ MUTATIONS = (
                 "clearing",
                 "            except TableFault as caught:\n                fault = caught\n",
                 "            except asyncio.CancelledError:\n"
-                "                intake.done([tag for work in group for tag in work.all_tags()])\n"
+                "                intake.done(tags(group))\n"
                 "                raise\n"
                 "            except TableFault as caught:\n                fault = caught\n",
             ),
@@ -132,14 +131,11 @@ MUTATIONS = (
     ),
     Mutation(
         "absorbed deliveries left without an answer",
-        (_core("coalesce", "            yield from work.tags\n", "            yield from ()\n"),),
+        (_core("coalesce", "        if absorbed:\n            found += tags(absorbed)\n", ""),),
     ),
     Mutation(
         "commands absorbed by another instance's clear",
-        (
-            _core("coalesce", "{scope[:2]: Work(scope, tags)", "{scope[:1]: Work(scope, tags)"),
-            _core("coalesce", "wider = for_all.get(scope[:2])", "wider = for_all.get(scope[:1])"),
-        ),
+        (_core("coalesce", "name, associate_id = scope[:2]", "name, associate_id = scope[:1]"),),
     ),
     Mutation(
         "acknowledged after the first chunk",
@@ -150,7 +146,7 @@ MUTATIONS = (
         (
             _core(
                 "clearing",
-                "suspicion, due=due)\n            intake.put_aside(work.scope, work.tags)\n",
+                "suspicion, due=due)\n            intake.put_aside(work.scope, work.deliveries)\n",
                 "suspicion, due=due)\n",
             ),
         ),
@@ -160,7 +156,7 @@ MUTATIONS = (
         (
             _core(
                 "clearing",
-                "due=now())\n            intake.put_aside(work.scope, work.tags)\n",
+                "due=now())\n            intake.put_aside(work.scope, work.deliveries)\n",
                 "due=now())\n",
             ),
         ),
@@ -170,7 +166,7 @@ MUTATIONS = (
         (
             _core(
                 "clearing",
-                "                    intake.put_aside(order.scope, [order.tag])\n",
+                "                    intake.put_aside(scope, [delivery])\n",
                 "                    pass\n",
             ),
         ),
@@ -233,9 +229,19 @@ MUTATIONS = (
         "equal bodies taken for equal messages",
         (
             _core(
-                "pipeline",
-                "key = (delivery.body, delivery.properties)",
-                "key = (delivery.body, delivery.properties._replace(type=None))",
+                "decoding",
+                "        memo = self._memos.get(properties)\n",
+                "        properties = properties._replace(type=None)\n        memo = self._memos.get(properties)\n",
+            ),
+        ),
+    ),
+    Mutation(
+        "messages that differ in the associate taken for equal",
+        (
+            _core(
+                "decoding",
+                "return Scope(known.application, known.instance, int(body[len(stem) : -1]))",
+                "return known",
             ),
         ),
     ),

@@ -3,13 +3,19 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configcache_worker.core.coalesce import Order, coalesce, split
-from configcache_worker.core.ports import Scope
+from configcache.wire import COMMAND_PROPERTIES
+from configcache_worker.core.coalesce import coalesce, split, tags
+from configcache_worker.core.ports import Delivery, Scope
+
+
+def a_delivery(tag):
+    return Delivery(tag, b"", COMMAND_PROPERTIES, False, None, 0, None)
+
 
 names = st.sampled_from(["Web", "web", "Wéb", "W%"])
 scopes = st.builds(Scope, names, names, st.none() | st.integers(1, 4))
 orders = st.lists(scopes, max_size=30).map(
-    lambda found: [Order(tag, scope) for tag, scope in enumerate(found, 1)]
+    lambda found: [(a_delivery(tag), scope) for tag, scope in enumerate(found, 1)]
 )
 ROWS = frozenset(
     (application, instance, associate)
@@ -27,18 +33,12 @@ def cleared(rows, scope):
     }
 
 
-def leaves(works):
-    for work in works:
-        yield work
-        yield from work.absorbed
-
-
 @given(orders)
 def test_coalesced_and_one_by_one_leave_the_same_rows(orders):
     one_by_one, coalesced = set(ROWS), set(ROWS)
 
-    for order in orders:
-        one_by_one = cleared(one_by_one, order.scope)
+    for _, scope in orders:
+        one_by_one = cleared(one_by_one, scope)
     for work in coalesce(orders):
         coalesced = cleared(coalesced, work.scope)
 
@@ -47,9 +47,9 @@ def test_coalesced_and_one_by_one_leave_the_same_rows(orders):
 
 @given(orders)
 def test_every_delivery_is_in_exactly_one_work(orders):
-    tags = [tag for work in coalesce(orders) for tag in work.all_tags()]
+    found = tags(coalesce(orders))
 
-    assert sorted(tags) == [order.tag for order in orders]
+    assert sorted(found) == list(range(1, len(orders) + 1))
 
 
 @given(orders)
@@ -66,11 +66,13 @@ def test_scopes_are_sorted_and_no_two_overlap(orders):
 def test_a_clear_for_all_absorbs_the_single_ones_and_remembers_who_waits():
     one, everybody = Scope("WebClient", "Web", 42), Scope("WebClient", "Web", None)
 
-    (work,) = coalesce([Order(1, one), Order(2, everybody), Order(3, one)])
+    first, second, third = a_delivery(1), a_delivery(2), a_delivery(3)
+
+    (work,) = coalesce([(first, one), (second, everybody), (third, one)])
 
     assert work.scope == everybody
-    assert work.tags == [2]
-    assert [(absorbed.scope, absorbed.tags) for absorbed in work.absorbed] == [(one, [1, 3])]
+    assert work.deliveries == [second]
+    assert [(absorbed.scope, absorbed.deliveries) for absorbed in work.absorbed] == [(one, [first, third])]
 
 
 @given(orders)
@@ -84,6 +86,6 @@ def test_splitting_again_and_again_ends_at_single_commands_and_loses_no_delivery
         if group and not parts:
             singles.extend(group)
 
-    assert sorted(tag for work in singles for tag in work.tags) == [order.tag for order in orders]
+    assert sorted(tags(singles)) == list(range(1, len(orders) + 1))
     assert all(not work.absorbed for work in singles)
-    assert len({work.scope for work in singles}) == len(singles) == len({order.scope for order in orders})
+    assert len({work.scope for work in singles}) == len(singles) == len({scope for _, scope in orders})

@@ -14,7 +14,7 @@ from pamqp.header import ContentHeader
 from configcache.wire import Properties, Reason
 from configcache_worker.core.ports import Delivery, Letter
 from configcache_worker.rabbitmq.dead_letters import MAX_PROPERTIES_BYTES, encode_letter
-from configcache_worker.rabbitmq.frames import RawDelivery
+from configcache_worker.rabbitmq.reading import Envelope
 
 NOW_MS = 1_700_000_000_123
 NO_PROPERTIES = struct.pack(">HHQH", 60, 0, 0, 0)
@@ -27,8 +27,8 @@ def a_letter(
     exchange: bytes = b"configuration",
     routing_key: bytes = b"key",
 ) -> Letter:
-    raw = RawDelivery(1, False, exchange, routing_key, header, b"body", 4)
-    return Letter(Delivery(1, b"body", Properties(), False, None, 4, raw), Reason.INVALID_JSON, detail)
+    envelope = Envelope(False, exchange, routing_key, header)
+    return Letter(Delivery(1, b"body", Properties(), False, None, 4, envelope), Reason.INVALID_JSON, detail)
 
 
 def encoded(letter: Letter) -> bytes | None:

@@ -51,7 +51,7 @@ def test_every_delivery_is_settled_as_reported_for_any_order_of_completions(hist
     fates, events, takes = history
     ledger, channel = Ledger(), Channel()
     for tag in range(1, len(fates) + 1):
-        ledger.opened(tag)
+        ledger.opened([tag])
         channel.deliver(tag)
 
     for (_, tag), take in zip(events, takes, strict=True):
@@ -74,7 +74,7 @@ def test_every_delivery_is_settled_as_reported_for_any_order_of_completions(hist
 def ledger_of(count):
     ledger = Ledger()
     for tag in range(1, count + 1):
-        ledger.opened(tag)
+        ledger.opened([tag])
     return ledger
 
 

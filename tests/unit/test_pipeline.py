@@ -230,7 +230,7 @@ async def test_nothing_of_a_settled_delivery_is_kept(rig):
 
     intake = rig.pipeline._intake
     assert (intake.held_bytes, intake.unburied) == (0, 0)
-    assert not intake._kept
+    assert not intake.inbox
     assert not intake._solos
 
 

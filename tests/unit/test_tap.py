@@ -15,9 +15,11 @@ from pamqp.frame import marshal, unmarshal
 from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 
-from configcache_worker.core.ports import Settlement
+from configcache.wire import Properties, Reason
+from configcache_worker.core.ports import Delivery, Settlement
 from configcache_worker.rabbitmq.deliveries import encode_settlement
-from configcache_worker.rabbitmq.frames import LONGEST_BODY_BYTES, DeliveryCutter, ProtocolError, RawDelivery
+from configcache_worker.rabbitmq.frames import LONGEST_BODY_BYTES, DeliveryCutter, ProtocolError
+from configcache_worker.rabbitmq.reading import Envelope
 from configcache_worker.rabbitmq.tap import HEARTBEAT_INTERVAL_S, DeliveryTap
 
 CHANNEL = 1
@@ -53,8 +55,8 @@ def message(tag: int, body: bytes, *, channel: int = CHANNEL, consumer: str = CO
     return [deliver(tag, channel=channel, consumer=consumer), *content(body, channel=channel)]
 
 
-def feed_in_pieces(cutter: DeliveryCutter, stream: bytes, cuts: list[int]) -> tuple[list[RawDelivery], bytes]:
-    deliveries: list[RawDelivery] = []
+def feed_in_pieces(cutter: DeliveryCutter, stream: bytes, cuts: list[int]) -> tuple[list[Delivery], bytes]:
+    deliveries: list[Delivery] = []
     rest = b""
     bounds = [0, *sorted(cuts), len(stream)]
     for start, end in itertools.pairwise(bounds):
@@ -64,13 +66,19 @@ def feed_in_pieces(cutter: DeliveryCutter, stream: bytes, cuts: list[int]) -> tu
     return deliveries, rest
 
 
+def stated_bytes(delivery: Delivery) -> int:
+    """The size of the body as the content header has it."""
+    return int.from_bytes(delivery.envelope.header[4:12])
+
+
 def test_a_delivery_is_cut_out_with_its_envelope_header_and_body():
     stream = deliver(1, redelivered=True) + b"".join(content(b"body"))
 
     deliveries, rest = a_cutter().feed(stream)
 
     header = content(b"body")[0][7:-1]
-    assert deliveries == [RawDelivery(1, True, b"configuration", b"key", header, b"body", 4)]
+    envelope = Envelope(True, b"configuration", b"key", header)
+    assert deliveries == [Delivery(1, b"body", Properties(), False, None, 4 + len(header), envelope)]
     assert rest == b""
 
 
@@ -165,7 +173,10 @@ def test_a_body_over_the_limit_is_discarded_as_it_passes(read_bytes):
 
     deliveries, rest = feed_in_pieces(a_cutter(), stream, list(range(0, len(stream), read_bytes)))
 
-    assert [(delivery.body, delivery.body_size) for delivery in deliveries] == [(None, size), (b"next", 4)]
+    assert [(stated_bytes(delivery), delivery.refusal) for delivery in deliveries] == [
+        (size, Reason.BODY_TOO_LARGE),
+        (4, None),
+    ]
     assert rest == HEARTBEAT
 
 
@@ -176,7 +187,10 @@ def test_a_discarded_body_may_come_in_one_enormous_frame(read_bytes):
 
     deliveries, _ = feed_in_pieces(a_cutter(), stream, list(range(0, len(stream), read_bytes)))
 
-    assert [(delivery.body, delivery.body_size) for delivery in deliveries] == [(None, size), (b"next", 4)]
+    assert [(stated_bytes(delivery), delivery.refusal) for delivery in deliveries] == [
+        (size, Reason.BODY_TOO_LARGE),
+        (4, None),
+    ]
 
 
 def test_a_body_at_the_limit_is_kept():
@@ -298,7 +312,7 @@ def test_damage_gives_no_delivery_that_was_not_sent(data):
 
     # What lies before the damage is as it was, and every body has the size its header gave.
     assert deliveries[: len(intact)] == intact
-    assert all(len(delivery.body or b"") == delivery.body_size for delivery in deliveries)
+    assert all(len(delivery.body) == stated_bytes(delivery) for delivery in deliveries)
 
 
 @given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=5))
@@ -350,7 +364,7 @@ class Tapped:
     def __init__(self, sink=None) -> None:
         loop = asyncio.get_running_loop()
         self.now_s = 1000.0
-        self.received: list[RawDelivery] = []
+        self.received: list[Delivery] = []
         self.endings: list[str] = []
         self.reader = asyncio.StreamReader(loop=loop)
         self.transport = FakeTransport()

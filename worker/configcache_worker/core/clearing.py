@@ -20,7 +20,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from configcache.retry import RetryPolicy
 from configcache.wire import Reason
 from configcache_worker.core.bounds import Limits, Totals
-from configcache_worker.core.coalesce import Work, coalesce, singles, split
+from configcache_worker.core.coalesce import Work, coalesce, singles, split, tags
 from configcache_worker.core.faults import Blame, Pace, blame
 from configcache_worker.core.intake import Intake
 from configcache_worker.core.ports import CacheTable, Letter, Position, Scope, TableFault
@@ -144,10 +144,10 @@ class Clearing:
         """Take what has arrived, up to the pace; leave commands under suspicion to trials of their own."""
         orders = intake.take(self._pace.scopes)
         if self._trials:
-            for order in orders:
-                if order.scope in self._trials:
-                    intake.put_aside(order.scope, [order.tag])
-            orders = [order for order in orders if order.scope not in self._trials]
+            for delivery, scope in orders:
+                if scope in self._trials:
+                    intake.put_aside(scope, [delivery])
+            orders = [order for order in orders if order[1] not in self._trials]
         return coalesce(orders)
 
     def _due_scope(self, intake: Intake) -> Scope | None:
@@ -238,9 +238,9 @@ class Clearing:
             after = chunk.last
 
     def _committed(self, intake: Intake, group: list[Work], cleared: Cleared) -> None:
-        tags = [tag for work in group for tag in work.all_tags()]
-        intake.done(tags)
-        self._totals.cleared += len(tags)
+        done = tags(group)
+        intake.done(done)
+        self._totals.cleared += len(done)
         self._totals.rows += cleared.rows
         self._totals.batches += 1
         self._trials.went_through((work.scope for work in group), rows=cleared.rows)
@@ -249,7 +249,7 @@ class Clearing:
         self._resume()
         log.info(
             "batch.cleared",
-            commands=len(tags),
+            commands=len(done),
             scopes=len(group),
             rows=cleared.rows,
             duration_s=round(cleared.duration_s, 6),
@@ -278,7 +278,7 @@ class Clearing:
         newly = [work for work, its_fault in refused if self._weigh(intake, work, its_fault) == 1]
         for work in untried:
             self._trials.postpone(work.scope, None, due=now())
-            intake.put_aside(work.scope, work.tags)
+            intake.put_aside(work.scope, work.deliveries)
         newly += untried
         if newly:
             log.warning(
@@ -307,14 +307,14 @@ class Clearing:
         else:
             due = now() + self._policy.delay_s(suspicion.tries)
             self._trials.postpone(work.scope, suspicion, due=due)
-            intake.put_aside(work.scope, work.tags)
+            intake.put_aside(work.scope, work.deliveries)
         return suspicion.tries
 
     def _convict(self, intake: Intake, work: Work, fault: TableFault) -> None:
         log.error(
             "command.convicted",
             **_named(work.scope),
-            deliveries=len(work.tags),
+            deliveries=len(work.deliveries),
             error=str(fault),
             consequence="it goes to the dead letters",
         )
@@ -322,10 +322,9 @@ class Clearing:
             "the database refused it three times, alone, while other commands went through: "
             f"SQLSTATE {fault.sqlstate}"
         )
-        for tag in work.tags:
-            delivery = intake.as_received(tag)
-            letter = delivery and Letter(delivery, Reason.REFUSED_BY_DATABASE, detail)
-            self._condemn(intake, tag, letter)
+        for delivery in work.deliveries:
+            letter = Letter(delivery, Reason.REFUSED_BY_DATABASE, detail) if delivery.size else None
+            self._condemn(intake, delivery.tag, letter)
 
     # pausing
 

@@ -7,35 +7,24 @@ same application and instance. Pure: nothing here knows how a scope is cleared o
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
-from configcache_worker.core.ports import Scope
+from configcache_worker.core.ports import Delivery, Scope
 
-
-class Order(NamedTuple):
-    """A decoded command and the delivery that waits for it."""
-
-    tag: int
-    scope: Scope
+Order: TypeAlias = tuple[Delivery, Scope]
+"""A delivery, and the command in it. A bare tuple, since there is one for each message."""
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Work(NamedTuple):
     """One scope to clear, and who waits for it."""
 
     scope: Scope
-    tags: list[int]
-    """Deliveries of exactly this command."""
-    absorbed: list[Work] = field(default_factory=list)
+    deliveries: list[Delivery]
+    """Those of exactly this command."""
+    absorbed: Sequence[Work] = ()
     """Narrower commands that this one does as well. They absorb nothing themselves."""
-
-    def all_tags(self) -> Iterator[int]:
-        """Every delivery that is done once the scope is cleared."""
-        yield from self.tags
-        for work in self.absorbed:
-            yield from work.tags
 
 
 def coalesce(orders: Iterable[Order]) -> list[Work]:
@@ -43,17 +32,26 @@ def coalesce(orders: Iterable[Order]) -> list[Work]:
     Turn *orders* into the least work that has their effect.
 
     Returns:
-        Works sorted by scope, no two of which overlap: the order in which every worker locks rows. Each tag of
+        Works sorted by scope, no two of which overlap: the order in which every worker locks rows. Each delivery of
         *orders* is in exactly one of them.
     """
-    tags_of: dict[Scope, list[int]] = {}
-    for tag, scope in orders:
-        tags = tags_of.get(scope)
-        if tags is None:
-            tags_of[scope] = [tag]
+    for_all: dict[tuple[str, str], Work] = {}
+    single: defaultdict[tuple[str, str], dict[int, Work]] = defaultdict(dict)
+    for delivery, scope in orders:
+        name, associate_id = scope[:2], scope.associate_id
+        work = for_all.get(name) if associate_id is None else single[name].get(associate_id)
+        if work is not None:
+            work.deliveries.append(delivery)
+        elif associate_id is None:
+            for_all[name] = Work(scope, [delivery])
         else:
-            tags.append(tag)
-    return _sorted(_absorb(tags_of))
+            single[name][associate_id] = Work(scope, [delivery])
+    works: list[Work] = []
+    for name in sorted({*for_all, *single}):
+        narrower = [single[name][associate_id] for associate_id in sorted(single[name])]
+        wider = for_all.get(name)
+        works += narrower if wider is None else [wider._replace(absorbed=narrower)]
+    return works
 
 
 def split(works: Sequence[Work]) -> list[list[Work]]:
@@ -68,29 +66,22 @@ def split(works: Sequence[Work]) -> list[list[Work]]:
         return [list(works[:middle]), list(works[middle:])]
     (work,) = works
     if work.absorbed:
-        return [[Work(work.scope, work.tags)], _sorted(work.absorbed)]
+        return [[Work(work.scope, work.deliveries)], list(work.absorbed)]
     return []
 
 
 def singles(works: Iterable[Work]) -> Iterator[Work]:
     """Take *works* wholly apart: what each has absorbed stands for itself."""
     for work in works:
-        yield Work(work.scope, work.tags)
+        yield Work(work.scope, work.deliveries)
         yield from work.absorbed
 
 
-def _absorb(tags_of: dict[Scope, list[int]]) -> list[Work]:
-    for_all = {scope[:2]: Work(scope, tags) for scope, tags in tags_of.items() if scope.associate_id is None}
-    if not for_all:
-        return [Work(scope, tags) for scope, tags in tags_of.items()]
-    works = list(for_all.values())
-    for scope, tags in tags_of.items():
-        if scope.associate_id is not None:
-            wider = for_all.get(scope[:2])
-            (works if wider is None else wider.absorbed).append(Work(scope, tags))
-    return works
-
-
-def _sorted(works: Iterable[Work]) -> list[Work]:
-    # No two works share application and instance unless both name an associate, so None is never compared.
-    return sorted(works, key=lambda work: work.scope)
+def tags(works: Iterable[Work]) -> list[int]:
+    """The tag of every delivery that is done once *works* are cleared."""
+    found: list[int] = []
+    for _, deliveries, absorbed in works:
+        found += [delivery.tag for delivery in deliveries]
+        if absorbed:
+            found += tags(absorbed)
+    return found

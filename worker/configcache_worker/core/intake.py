@@ -17,7 +17,7 @@ from configcache_worker.core.ledger import Ledger
 from configcache_worker.core.ports import Delivery, Letter, Scope, Session
 
 _KEPT_BYTES: Final = 4096
-"""A good delivery longer than this is not kept for the unlikely case that the database refuses it."""
+"""The bytes of a longer good delivery are not kept for the unlikely case that the database refuses it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -26,7 +26,7 @@ class Intake:
 
     session: Session
     ledger: Ledger = field(default_factory=Ledger)
-    inbox: deque[Order] = field(default_factory=deque)
+    inbox: list[Order] = field(default_factory=list)
     """Decoded, waiting for the next batch."""
     set_aside: dict[Scope, Work] = field(default_factory=dict)
     """Failed alone, waiting for a trial of their own."""
@@ -36,8 +36,8 @@ class Intake:
     """Deliveries whose letters are not confirmed, waiting or on their way."""
     held_bytes: int = 0
     """Of these."""
-    _solos: set[int] = field(default_factory=set)
-    _kept: dict[int, Delivery] = field(default_factory=dict)
+    _solos: int = 0
+    """Deliveries in the inbox that have to run alone."""
 
     @property
     def has_ended(self) -> bool:
@@ -45,38 +45,30 @@ class Intake:
 
     def enqueue(self, delivery: Delivery, scope: Scope) -> None:
         """Put a decoded delivery behind the others that wait for a batch."""
-        self.inbox.append(Order(delivery.tag, scope))
         if delivery.solo:
-            self._solos.add(delivery.tag)
-        if delivery.size <= _KEPT_BYTES:
-            self._kept[delivery.tag] = delivery
+            self._solos += 1
+        if delivery.size > _KEPT_BYTES:
+            delivery = delivery._replace(body=b"", envelope=None, size=0)
+        self.inbox.append((delivery, scope))
 
     def take(self, most: int) -> list[Order]:
         """Take what has arrived: up to *most*, or one that has to run alone."""
-        inbox, solos = self.inbox, self._solos
-        if not solos:
-            return [inbox.popleft() for _ in range(min(len(inbox), most))]
-        orders: list[Order] = []
-        while inbox and len(orders) < most and inbox[0].tag not in solos:
-            orders.append(inbox.popleft())
-        if inbox and not orders:
-            orders.append(inbox.popleft())
-            solos.discard(orders[0].tag)
+        if self._solos:
+            first_solo = next((n for n, (delivery, _) in enumerate(self.inbox[:most]) if delivery.solo), most)
+            if first_solo == 0:
+                self._solos -= 1
+            most = max(first_solo, 1)
+        orders = self.inbox[:most]
+        del self.inbox[:most]
         return orders
 
-    def put_aside(self, scope: Scope, tags: Iterable[int]) -> None:
+    def put_aside(self, scope: Scope, deliveries: Iterable[Delivery]) -> None:
         """Let deliveries of one command wait for its trial."""
-        self.set_aside.setdefault(scope, Work(scope, [])).tags.extend(tags)
-
-    def as_received(self, tag: int) -> Delivery | None:
-        """The open good delivery *tag* as it came, or None if it was too long to keep."""
-        return self._kept.pop(tag, None)
+        self.set_aside.setdefault(scope, Work(scope, [])).deliveries.extend(deliveries)
 
     def done(self, tags: Collection[int]) -> None:
         """Acknowledge deliveries."""
         self.ledger.done(tags)
-        for tag in tags:
-            self._kept.pop(tag, None)
         self.settle()
 
     def settle(self) -> None:

@@ -7,7 +7,7 @@ gives the shortest settlement that covers every report and touches no open tag.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 
 from configcache_worker.core.ports import Settlement
 
@@ -31,12 +31,12 @@ class Ledger:
         """Deliveries that we owe an answer."""
         return len(self._open)
 
-    def opened(self, tag: int) -> None:
-        """Enter a delivery that has just arrived."""
-        self._open.add(tag)
-        self._highest = tag
+    def opened(self, tags: Sequence[int]) -> None:
+        """Enter deliveries that have just arrived, one at least, in their order."""
+        self._open.update(tags)
+        self._highest = tags[-1]
 
-    def done(self, tags: Iterable[int]) -> None:
+    def done(self, tags: Collection[int]) -> None:
         """
         Report deliveries to acknowledge.
 
@@ -45,7 +45,7 @@ class Ledger:
         """
         self._close(tags, self._done)
 
-    def refused(self, tags: Iterable[int]) -> None:
+    def refused(self, tags: Collection[int]) -> None:
         """
         Report deliveries to reject, so that the broker dead-letters them.
 
@@ -70,10 +70,12 @@ class Ledger:
         self._done, self._refused = [], []
         return settlement
 
-    def _close(self, tags: Iterable[int], finished: list[int]) -> None:
-        for tag in tags:
-            self._open.remove(tag)
-            finished.append(tag)
+    def _close(self, tags: Collection[int], finished: list[int]) -> None:
+        still_open = len(self._open) - len(tags)
+        self._open.difference_update(tags)
+        if len(self._open) != still_open:
+            raise KeyError(f"a tag was reported twice, or never opened, among {len(tags)}")
+        finished += tags
 
     def _advance(self) -> int:
         """The lowest open tag, or one past the highest tag seen."""

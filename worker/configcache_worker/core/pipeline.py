@@ -14,22 +14,19 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from typing import Final
 
 import structlog
 
 from configcache.retry import RetryPolicy
-from configcache.wire import ContractError, Properties, decode
+from configcache.wire import ContractError
 from configcache_worker.core.bounds import Limits, Totals
 from configcache_worker.core.burials import Burials
 from configcache_worker.core.clearing import Clearing
+from configcache_worker.core.decoding import Decoder
 from configcache_worker.core.intake import Intake
-from configcache_worker.core.ports import CacheTable, DeadLetters, Delivery, Letter, Scope, Session
+from configcache_worker.core.ports import CacheTable, DeadLetters, Delivery, Letter, Session
 
 log = structlog.stdlib.get_logger()
-
-_MEMO_BODY_BYTES: Final = 1024
-_MEMO_ENTRIES: Final = 4096
 
 
 class Pipeline:
@@ -49,7 +46,7 @@ class Pipeline:
         self.totals = Totals()
         self._limits = limits
         self._intake: Intake | None = None
-        self._memo: dict[tuple[bytes, Properties], Scope] = {}
+        self._decoder = Decoder()
         self._burials = Burials(
             dead_letters=dead_letters,
             policy=policy,
@@ -111,13 +108,13 @@ class Pipeline:
         intake = self._intake_of(session)
         self.totals.received += len(deliveries)
         refused: list[Delivery] = []
+        intake.ledger.opened([delivery.tag for delivery in deliveries])
         for delivery in deliveries:
-            intake.ledger.opened(delivery.tag)
             if delivery.refusal is not None:
                 refused.append(delivery)
                 continue
             try:
-                scope = self._decode(delivery)
+                scope = self._decoder.scope(delivery.body, delivery.properties)
             except ContractError as error:
                 self._burials.condemn(intake, delivery.tag, Letter(delivery, error.reason, error.detail))
             else:
@@ -131,19 +128,6 @@ class Pipeline:
         if self._intake is None or self._intake.session is not session:
             self._intake = Intake(session)
         return self._intake
-
-    def _decode(self, delivery: Delivery) -> Scope:
-        """The scope that *delivery* asks to clear. Equal messages are decoded once."""
-        key = (delivery.body, delivery.properties)
-        scope = self._memo.get(key)
-        if scope is None:
-            command = decode(delivery.body, delivery.properties)
-            scope = Scope(command.application, command.instance, command.associate_id)
-            if len(delivery.body) <= _MEMO_BODY_BYTES:
-                if len(self._memo) >= _MEMO_ENTRIES:
-                    self._memo.clear()
-                self._memo[key] = scope
-        return scope
 
     def _refuse(self, intake: Intake, deliveries: Sequence[Delivery]) -> None:
         for delivery in deliveries:

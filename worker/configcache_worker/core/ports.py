@@ -28,7 +28,7 @@ class Delivery(NamedTuple):
     """Set when the message can't be kept or read at all (too large, unreadable properties): it is rejected as it is,
     and the broker dead-letters its own identical copy."""
     size: int
-    """Bytes that holding it costs: body and properties."""
+    """Bytes that holding it costs: body and properties. 0: they are not held any more."""
     envelope: object
     """What the rim needs to copy the message to the dead letters. Opaque to the core."""
 

@@ -35,8 +35,8 @@ from configcache.connection import (
 )
 from configcache.topology import DEAD_LETTER_EXCHANGE, DEAD_LETTER_ROUTING_KEY
 from configcache_worker.core.ports import Burial, Letter
-from configcache_worker.rabbitmq.frames import RawDelivery
 from configcache_worker.rabbitmq.properties import LAYOUT, MalformedTable, fields, split
+from configcache_worker.rabbitmq.reading import Envelope
 
 log = structlog.stdlib.get_logger()
 
@@ -85,7 +85,7 @@ def encode_letter(letter: Letter, *, message_id: str, now_ms: int) -> bytes | No
     Put together the properties of the copy of *letter*: property flags and properties as on the wire.
 
     Args:
-        letter: Its delivery's envelope is a :class:`~configcache_worker.rabbitmq.frames.RawDelivery`.
+        letter: Its delivery's envelope is a :class:`~configcache_worker.rabbitmq.reading.Envelope`.
         message_id: The copy's; never used before.
         now_ms: Unix milliseconds.
 
@@ -93,12 +93,12 @@ def encode_letter(letter: Letter, *, message_id: str, now_ms: int) -> bytes | No
         The encoded properties, or None: they do not fit :data:`MAX_PROPERTIES_BYTES`, or the original's are
         no AMQP.
     """
-    raw = letter.delivery.envelope
-    assert isinstance(raw, RawDelivery)
+    envelope = letter.delivery.envelope
+    assert isinstance(envelope, Envelope)
     try:
-        properties = split(raw.header)
+        properties = split(envelope.header)
         table = b"".join(
-            [*_kept_headers(properties.get("headers")), *_our_headers(letter, raw, properties, now_ms)]
+            [*_kept_headers(properties.get("headers")), *_our_headers(letter, envelope, properties, now_ms)]
         )
     except MalformedTable:
         return None
@@ -125,14 +125,16 @@ def _kept_headers(table: bytes | None) -> list[bytes]:
     return kept
 
 
-def _our_headers(letter: Letter, raw: RawDelivery, properties: dict[str, bytes], now_ms: int) -> list[bytes]:
+def _our_headers(
+    letter: Letter, envelope: Envelope, properties: dict[str, bytes], now_ms: int
+) -> list[bytes]:
     detail = letter.detail.encode(errors="replace")[:MAX_DETAIL_BYTES].decode(errors="ignore")
     return [
         _text_header("dead-letter-reason", letter.reason.value.encode()),
         _text_header("dead-letter-detail", detail.encode()),
         _short_string(b"dead-lettered-at") + b"l" + _MILLISECONDS.pack(now_ms),
-        _text_header("original-exchange", raw.exchange),
-        _text_header("original-routing-key", raw.routing_key),
+        _text_header("original-exchange", envelope.exchange),
+        _text_header("original-routing-key", envelope.routing_key),
         *(
             _text_header("original-" + name.replace("_", "-"), properties[name][1:])
             for name in _moved_properties(properties)

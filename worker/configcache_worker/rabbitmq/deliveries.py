@@ -19,14 +19,9 @@ from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from configcache.connection import BrokerUnavailable, broker_errors, connect
 from configcache.topology import COMMAND_QUEUE
-from configcache.wire import Properties, Reason
 from configcache_worker.core.ports import Delivery, Settlement
-from configcache_worker.rabbitmq.frames import RawDelivery
-from configcache_worker.rabbitmq.properties import UnreadableProperties, delivery_count, scan
 from configcache_worker.rabbitmq.tap import DeliveryTap, TapTransportFactory
 
-SOLO_DELIVERY_COUNT: Final = 10
-"""A message returned so often may be what kills its worker, and is kept away from others."""
 CLOSE_TIMEOUT_S: Final = 3.0
 """How long the broker may take to say goodbye before the connection is dropped."""
 FLUSH_GRACE_S: Final = 0.1
@@ -34,7 +29,6 @@ FLUSH_GRACE_S: Final = 0.1
 
 _ANSWERS_SENT_AT_ONCE: Final = 32
 _CONSUMER_TAG: Final = "configcache"
-_NO_PROPERTIES: Final = Properties()
 # Frame type, channel, size, class, method, delivery tag, flag, frame end.
 _ANSWER = struct.Struct(">BHIHHQBB")
 _ANSWER_BYTES: Final = 13
@@ -159,9 +153,9 @@ class DeliverySession:
     async def _round_trip(self) -> None:
         await self._channel.basic_qos(prefetch_count=self._prefetch, timeout=self._timeout_s)
 
-    def _take(self, deliveries: list[RawDelivery]) -> None:
+    def _take(self, deliveries: list[Delivery]) -> None:
         if not self._ended.done():
-            self._receive(self, [to_delivery(raw) for raw in deliveries])
+            self._receive(self, deliveries)
 
     async def _refuse(self, message: DeliveredMessage) -> None:
         """aiormq's own consumer callback. The tap lets nothing through to it, unless the stream is broken."""
@@ -251,29 +245,6 @@ class Deliveries:
             timeout_s=self._timeout_s,
             receive=self._receive,
         )
-
-
-def to_delivery(raw: RawDelivery) -> Delivery:
-    """What the pipeline gets to see of *raw*."""
-    refusal = None
-    properties = _NO_PROPERTIES
-    if raw.body is None:
-        refusal = Reason.BODY_TOO_LARGE
-    else:
-        try:
-            properties = scan(raw.header)
-        except UnreadableProperties:
-            refusal = Reason.UNREADABLE_PROPERTIES
-    body = raw.body or b""
-    return Delivery(
-        tag=raw.tag,
-        body=body,
-        properties=properties,
-        solo=raw.redelivered and delivery_count(raw.header) >= SOLO_DELIVERY_COUNT,
-        refusal=refusal,
-        size=len(body) + len(raw.header),
-        envelope=raw,
-    )
 
 
 def encode_settlement(settlement: Settlement, channel: int) -> bytes:

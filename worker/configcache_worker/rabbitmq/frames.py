@@ -13,7 +13,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
+
+from configcache_worker.core.ports import Delivery
+from configcache_worker.rabbitmq.properties import MalformedTable
+from configcache_worker.rabbitmq.reading import Envelope, read
+from configcache_worker.rabbitmq.shapes import Shape
 
 LONGEST_FRAME_BYTES = 1 << 20
 """
@@ -21,7 +25,12 @@ Longer frames are a protocol error, except in a body that is being discarded. Ge
 ``frame_max`` of 128 KiB, because brokers exceed it a little in content headers to which they added their own.
 """
 LONGEST_BODY_BYTES = 1 << 20
-"""The bytes of a longer body are discarded as they pass: its delivery has the body ``None``."""
+"""The bytes of a longer body are discarded as they pass: its delivery is refused as too large."""
+
+_SHAPES = 4
+"""So many shapes are known at once: more producers than that on one queue are taken apart frame by frame."""
+_UNKNOWN_BETWEEN_SHAPES = 16
+"""So many deliveries of no known shape come before another is learned, which costs as much as taking four apart."""
 
 _FRAME_METHOD, _FRAME_HEADER, _FRAME_BODY, _FRAME_HEARTBEAT = 1, 2, 3, 8
 _FRAME_TYPES = frozenset({_FRAME_METHOD, _FRAME_HEADER, _FRAME_BODY, _FRAME_HEARTBEAT})
@@ -42,21 +51,6 @@ _METHODS_WITH_CONTENT = frozenset(
 _AFTER_CONSUMER_TAG = struct.Struct(">QBB")  # delivery tag, redelivered, length of the exchange's name
 _CONTENT = struct.Struct(">HHQ")  # class, weight, body size; then the property flags
 _SHORTEST_HEADER_BYTES = _CONTENT.size + 2
-
-
-class RawDelivery(NamedTuple):
-    """One delivery as it was on the wire."""
-
-    tag: int
-    redelivered: bool
-    exchange: bytes
-    """Bytes, not text: names are untrusted, and nobody reads them but the dead letters."""
-    routing_key: bytes
-    header: bytes
-    """Payload of the content header frame: class, weight, body size, property flags, properties."""
-    body: bytes | None
-    """None when it was longer than :data:`LONGEST_BODY_BYTES`: its bytes were discarded."""
-    body_size: int
 
 
 class ProtocolError(Exception):
@@ -81,7 +75,10 @@ class DeliveryCutter:
         self._consumer = b""
         self._deliver = b""
         self._last_tag = 0
-        self._deliveries: list[RawDelivery] = []
+        self._deliveries: list[Delivery] = []
+        self._shapes: list[Shape] = []
+        self._unknown = _UNKNOWN_BETWEEN_SHAPES
+        """Deliveries that had no known shape, since the last one was learned."""
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._needed_bytes = 0
@@ -89,7 +86,7 @@ class DeliveryCutter:
         # The watched channel's content in the making. `_expect` takes its next frame and says whether that is
         # cut out.
         self._expect: Callable[[int, bytes, int, int], bool] = self._expect_method
-        self._envelope: tuple[int, bool, bytes, bytes] = (0, False, b"", b"")
+        self._method: tuple[int, bool, bytes, bytes] = (0, False, b"", b"")
         self._header = b""
         self._body_size = 0
         self._missing_bytes = 0
@@ -105,7 +102,7 @@ class DeliveryCutter:
         self._deliver = _BASIC_DELIVER + self._consumer
         self._channel = channel
 
-    def feed(self, data: bytes) -> tuple[list[RawDelivery], bytes]:
+    def feed(self, data: bytes) -> tuple[list[Delivery], bytes]:
         """
         Take the next bytes of the stream.
 
@@ -129,6 +126,13 @@ class DeliveryCutter:
         channel_watched = self._channel
 
         while length - position >= _SHORTEST_FRAME_BYTES:
+            if self._expect == self._expect_method:
+                cut_to = self._cut_known(data, position)
+                if cut_to != position:
+                    if pass_from != position:
+                        passed_on.append(data[pass_from:position])
+                    pass_from = position = cut_to
+                    continue
             kind, channel, size = _FRAME_PREFIX.unpack_from(data, position)
             start = position + _PREFIX_BYTES
             end = start + size
@@ -160,6 +164,27 @@ class DeliveryCutter:
             passed_on.append(data[pass_from:position])
         deliveries, self._deliveries = self._deliveries, []
         return deliveries, b"".join(passed_on)
+
+    # Deliveries like those before.
+
+    def _cut_known(self, data: bytes, position: int) -> int:
+        """Cut out the deliveries at *position* that have a known shape, and return where they end."""
+        for shape in self._shapes:
+            end = shape.cut(data, position, self._last_tag, self._deliveries)
+            if end != position:
+                self._last_tag = self._deliveries[-1].tag
+                return end
+        return position
+
+    def _learn(self, delivery: Delivery) -> None:
+        assert self._channel is not None
+        self._unknown = 0
+        try:
+            shape = Shape(self._channel, self._deliver, delivery)
+        except MalformedTable:
+            return
+        if shape not in self._shapes:
+            self._shapes = [shape, *self._shapes[: _SHAPES - 1]]
 
     # Frames that came in part.
 
@@ -248,7 +273,7 @@ class DeliveryCutter:
         if tag <= self._last_tag:
             raise ProtocolError(f"delivery tag {tag} after {self._last_tag}")
         self._last_tag = tag
-        self._envelope = (tag, redelivered & 1 == 1, data[position:key_at], data[key_at + 1 : end])
+        self._method = (tag, redelivered & 1 == 1, data[position:key_at], data[key_at + 1 : end])
         self._expect = self._expect_header
 
     def _expect_header(self, kind: int, data: bytes, start: int, end: int) -> bool:
@@ -279,7 +304,12 @@ class DeliveryCutter:
         return True
 
     def _complete(self, body: bytes | None) -> None:
-        self._deliveries.append(RawDelivery(*self._envelope, self._header, body, self._body_size))
+        tag, redelivered, exchange, routing_key = self._method
+        delivery = read(tag, Envelope(redelivered, exchange, routing_key, self._header), body)
+        self._deliveries.append(delivery)
+        self._unknown += 1
+        if self._unknown > _UNKNOWN_BETWEEN_SHAPES and not (redelivered or delivery.refusal):
+            self._learn(delivery)
         self._parts = None
         self._expect = self._expect_method
 

@@ -46,6 +46,8 @@ LAYOUT = (
 
 _FIXED_PROPERTY_BYTES = {_OCTET: 1, _TIMESTAMP: 8}
 _DECISIVE = frozenset({"content_type", "content_encoding", "type"})
+_IDS = frozenset({"message_id", "correlation_id"})
+"""What differs in every message of a producer."""
 
 _LENGTH = struct.Struct(">I")
 _SECONDS = struct.Struct(">Q")
@@ -55,10 +57,11 @@ _FIXED_BYTES = {
 }
 _LENGTH_PREFIXED = frozenset(b"SxAF")
 _INTEGERS = frozenset(b"bBsuIilL")
-_TABLE_VALUE, _ARRAY_VALUE, _TIMESTAMP_VALUE = b"FAT"
+_TABLE_VALUE, _ARRAY_VALUE, _TIMESTAMP_VALUE, _TEXT_VALUE = b"FATS"
 
 # The end of the year 9999 in milliseconds: pamqp understands what does not fit 32 bits of seconds like that.
 _LATEST_SAFE_TIMESTAMP = 253_402_300_799_000
+_LOW_HALF = 0xFFFF_FFFF
 _DEEPEST_VOUCHED_FOR = 16
 
 
@@ -115,6 +118,47 @@ def split(header: bytes) -> dict[str, bytes]:
     except (struct.error, IndexError) as error:
         raise MalformedTable("truncated") from error
     return {name: header[start:end] for name, start, end in spans}
+
+
+def free_spans(header: bytes) -> list[tuple[int, int, bool]]:
+    """
+    Where *header* may differ, its length apart, and would still be read as it is.
+
+    Args:
+        header: Payload of a content header frame that :func:`scan` can read.
+
+    Returns:
+        Start, end, and whether what stands between must be ASCII; in order. Anything else may be any bytes.
+
+    Raises:
+        MalformedTable: It is of no ordinary shape, although it can be read.
+    """
+    try:
+        flags = _FLAGS.unpack_from(header, _FLAGS_AT)[0]
+        spans = zip(_layout(flags), _spans(header, flags), strict=True)
+        return [free for (name, _), span in spans for free in _free_within(header, name, *span)]
+    except (struct.error, IndexError) as error:
+        raise MalformedTable("truncated") from error
+
+
+def _free_within(header: bytes, name: str, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
+    if name in _IDS:
+        yield start + 1, end, True
+    elif name == "headers":
+        yield from _free_values(header, start, end)
+    elif name == "timestamp" and _SECONDS.unpack_from(header, start)[0] | _LOW_HALF <= _LATEST_SAFE_TIMESTAMP:
+        yield start + 4, end, False
+
+
+def _free_values(header: bytes, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
+    position = start + _LENGTH.size
+    while position < end:
+        value_at = position + 1 + header[position]
+        position = _value_end(header, value_at, end)
+        if header[value_at] in _INTEGERS:
+            yield value_at + 1, position, False
+        elif header[value_at] == _TEXT_VALUE:
+            yield value_at + 1 + _LENGTH.size, position, False
 
 
 def fields(table: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -21,7 +21,8 @@ from aiormq.exceptions import AMQPConnectionError
 from pamqp.heartbeat import Heartbeat
 from yarl import URL
 
-from configcache_worker.rabbitmq.frames import DeliveryCutter, ProtocolError, RawDelivery
+from configcache_worker.core.ports import Delivery
+from configcache_worker.rabbitmq.frames import DeliveryCutter, ProtocolError
 
 HEARTBEAT_INTERVAL_S: Final = 2.0
 """
@@ -44,7 +45,7 @@ class DeliveryTap(asyncio.StreamReaderProtocol):
         self._clock = loop.time
         self._cutter = DeliveryCutter()
         self._socket: asyncio.Transport | None = None
-        self._sink: Callable[[list[RawDelivery]], None] | None = None
+        self._sink: Callable[[list[Delivery]], None] | None = None
         self._on_ended: Callable[[str], None] | None = None
         self._ending: str | None = None
         self._fed_at = 0.0
@@ -54,7 +55,7 @@ class DeliveryTap(asyncio.StreamReaderProtocol):
         channel: int,
         consumer_tag: str,
         *,
-        sink: Callable[[list[RawDelivery]], None],
+        sink: Callable[[list[Delivery]], None],
         on_ended: Callable[[str], None],
     ) -> None:
         """

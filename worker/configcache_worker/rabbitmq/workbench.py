@@ -23,8 +23,8 @@ from configcache.wire import Reason
 from configcache_worker.core.ports import Delivery
 from configcache_worker.rabbitmq.declare import declare
 from configcache_worker.rabbitmq.deliveries import Deliveries, DeliverySession
-from configcache_worker.rabbitmq.frames import RawDelivery
 from configcache_worker.rabbitmq.properties import UnreadableProperties, decode
+from configcache_worker.rabbitmq.reading import Envelope
 
 _HEARTBEAT_S: Final = 10
 
@@ -152,16 +152,16 @@ class Workbench:
 
 
 def _dead_letter(delivery: Delivery) -> DeadLetter:
-    raw = delivery.envelope
-    assert isinstance(raw, RawDelivery)
+    envelope = delivery.envelope
+    assert isinstance(envelope, Envelope)
     try:
-        properties = decode(raw.header)
+        properties = decode(envelope.header)
     except UnreadableProperties:
         properties = None
     headers = (properties and properties.headers) or {}
     return DeadLetter(
         reason=str(headers.get("dead-letter-reason", Reason.UNREADABLE_PROPERTIES)),
         detail=str(headers["dead-letter-detail"]) if "dead-letter-detail" in headers else None,
-        body=raw.body,
+        body=None if delivery.refusal is Reason.BODY_TOO_LARGE else delivery.body,
         properties=properties,
     )

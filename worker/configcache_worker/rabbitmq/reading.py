@@ -1,0 +1,57 @@
+"""
+What the core gets to see of a delivery, read off its content header and body.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from configcache.wire import Properties, Reason
+from configcache_worker.core.ports import Delivery
+from configcache_worker.rabbitmq.properties import UnreadableProperties, delivery_count, scan
+
+SOLO_DELIVERY_COUNT: Final = 10
+"""A message returned so often may be what kills its worker, and is kept away from others."""
+
+_NO_PROPERTIES: Final = Properties()
+
+
+class Envelope(NamedTuple):
+    """What came around a body: the core takes it along unseen, for the dead letters."""
+
+    redelivered: bool
+    exchange: bytes
+    """Bytes, not text: names are untrusted, and nobody reads them but the dead letters."""
+    routing_key: bytes
+    header: bytes
+    """Payload of the content header frame: class, weight, body size, property flags, properties."""
+
+
+def read(tag: int, envelope: Envelope, body: bytes | None) -> Delivery:
+    """
+    The delivery *tag*, as far as it can be read.
+
+    Args:
+        tag: The delivery tag.
+        envelope: What came around the body.
+        body: None when it was too long to be kept.
+    """
+    refusal = None
+    properties = _NO_PROPERTIES
+    if body is None:
+        refusal = Reason.BODY_TOO_LARGE
+        body = b""
+    else:
+        try:
+            properties = scan(envelope.header)
+        except UnreadableProperties:
+            refusal = Reason.UNREADABLE_PROPERTIES
+    return Delivery(
+        tag=tag,
+        body=body,
+        properties=properties,
+        solo=envelope.redelivered and delivery_count(envelope.header) >= SOLO_DELIVERY_COUNT,
+        refusal=refusal,
+        size=len(body) + len(envelope.header),
+        envelope=envelope,
+    )

@@ -13,6 +13,8 @@ from configcache_worker.core.ports import Scope
 
 GOOD = '{"Application":"WebClient","Instance":"Web","ForAllAssociates":false,"AssociateId":42}'
 
+ALL = '{"Application":"WebClient","Instance":"Web","ForAllAssociates":true}'
+
 numbers = st.one_of(
     st.integers(-3, 10**19).map(str),
     st.sampled_from(
@@ -21,6 +23,8 @@ numbers = st.one_of(
     st.sampled_from(["", " ", "true", "null", '"1"']),
 )
 bodies = st.one_of(
+    st.integers(0, len(GOOD)).map(lambda end: GOOD[:end]),
+    st.just(ALL),
     st.builds(GOOD.replace, st.just("42"), numbers),
     st.builds((GOOD + " ").replace, st.just("42"), numbers),
     st.builds(GOOD.replace, st.just("42}"), st.sampled_from(["42]", "42", "42}}", "4 2}", "42 }"])),
@@ -79,9 +83,8 @@ def test_messages_that_differ_in_the_number_are_decoded_once(decoded, separators
 
 def test_equal_messages_are_decoded_once(decoded):
     decoder = Decoder()
-    body = b'{"Application":"WebClient","Instance":"Web","ForAllAssociates":true}'
 
-    scopes = {decoder.scope(body, COMMAND_PROPERTIES) for _ in range(3)}
+    scopes = {decoder.scope(ALL.encode(), COMMAND_PROPERTIES) for _ in range(3)}
 
     assert scopes == {Scope("WebClient", "Web", None)}
     assert len(decoded) == 1
@@ -90,10 +93,22 @@ def test_equal_messages_are_decoded_once(decoded):
 def test_what_is_remembered_is_bounded(decoded):
     decoder = Decoder()
 
-    for number in range(3 * decoding._REMEMBERED_BODIES):
+    for number in range(3 * decoding._REMEMBERED):
         decoder.scope(GOOD.replace("Web", f"Web{number}").encode(), COMMAND_PROPERTIES)
+        decoder.scope(ALL.replace("Web", f"Web{number}").encode(), COMMAND_PROPERTIES)
 
-    assert sum(map(len, decoder._memos.values())) <= decoding._REMEMBERED_BODIES
+    (memo,) = [memo for memo in decoder._memos.values() if memo.stems]
+    assert len(memo.stems) <= decoding._REMEMBERED
+    assert len(memo.bodies) <= decoding._REMEMBERED
+
+
+@pytest.mark.parametrize("end", range(len(GOOD)))
+def test_a_message_that_was_cut_short_is_not_taken_for_one_that_was_not(end):
+    decoder = Decoder()
+    decoder.scope(GOOD.encode(), COMMAND_PROPERTIES)
+
+    with pytest.raises(ContractError):
+        decoder.scope(GOOD[:end].encode(), COMMAND_PROPERTIES)
 
 
 def test_a_refused_message_is_refused_again():

@@ -8,13 +8,13 @@ only the number is read then, which takes a tenth of the time. What is valid is 
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, NamedTuple
 
 from configcache.wire import Properties, decode
 from configcache_worker.core.ports import Scope
 
 _REMEMBERED_PROPERTIES: Final = 16
-_REMEMBERED_BODIES: Final = 1024
+_REMEMBERED: Final = 1024
 _LONGEST_BODY_BYTES: Final = 1024
 _DIGITS: Final = b"0123456789"
 _ASSOCIATE_COMES: Final = re.compile(rb'"AssociateId"[ \t\r\n]*:[ \t\r\n]*\Z')
@@ -26,8 +26,8 @@ class Decoder:
     """Decodes messages. Remembers a bounded number of them, and nothing of one that is refused."""
 
     def __init__(self) -> None:
-        self._memos: dict[Properties, dict[bytes, Scope]] = {}
-        """Bodies, and stems of bodies, by the properties they came with. The associate of a stem's scope means nothing."""
+        self._memos: dict[Properties, _Memo] = {}
+        """By the properties that the messages came with."""
         self._properties = Properties()
         """Those of the last message, which are those of nearly all."""
         self._memo = self._memo_for(self._properties)
@@ -43,26 +43,40 @@ class Decoder:
             self._memo, self._properties = self._memo_for(properties), properties
         # All up to the last number, if the message ends with one: {"Application":"A","Instance":"I","AssociateId":
         stem = body[:-1].rstrip(_DIGITS)
-        known = self._memo.get(stem)
+        known = self._memo.stems.get(stem)
         if known is not None and _ASSOCIATE_ID.fullmatch(body, len(stem)):
             return Scope(known.application, known.instance, int(body[len(stem) : -1]))
-        return self._memo.get(body) or self._decode(body, properties, stem)
+        return self._memo.bodies.get(body) or self._decode(body, properties, stem)
 
     def _decode(self, body: bytes, properties: Properties, stem: bytes) -> Scope:
         command = decode(body, properties)
         scope = Scope(command.application, command.instance, command.associate_id)
         # A valid message has one number, and after this name it is the associate's.
-        has_stem = _ASSOCIATE_COMES.search(stem) and _ASSOCIATE_ID.fullmatch(body, len(stem))
         if len(body) <= _LONGEST_BODY_BYTES:
-            if len(self._memo) >= _REMEMBERED_BODIES:
-                self._memo.clear()
-            self._memo[stem if has_stem else body] = scope
+            if _ASSOCIATE_COMES.search(stem) and _ASSOCIATE_ID.fullmatch(body, len(stem)):
+                _remember(self._memo.stems, stem, scope)
+            else:
+                _remember(self._memo.bodies, body, scope)
         return scope
 
-    def _memo_for(self, properties: Properties) -> dict[bytes, Scope]:
+    def _memo_for(self, properties: Properties) -> _Memo:
         memo = self._memos.get(properties)
         if memo is None:
             if len(self._memos) >= _REMEMBERED_PROPERTIES:
                 self._memos.clear()
-            memo = self._memos[properties] = {}
+            memo = self._memos[properties] = _Memo({}, {})
         return memo
+
+
+class _Memo(NamedTuple):
+    """What was decoded. Two tables, since a stem is no valid body, and must not be taken for one."""
+
+    bodies: dict[bytes, Scope]
+    stems: dict[bytes, Scope]
+    """The associate of these scopes means nothing."""
+
+
+def _remember(scopes: dict[bytes, Scope], key: bytes, scope: Scope) -> None:
+    if len(scopes) >= _REMEMBERED:
+        scopes.clear()
+    scopes[key] = scope

@@ -8,10 +8,16 @@ the rest.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from configcache.command import ClearConfigurationCache
 
 __all__ = [
     "BrokerUnavailable",
     "ContractError",
+    "NotAllPublished",
     "PublishError",
     "Reason",
     "Refused",
@@ -150,3 +156,16 @@ class Unroutable(PublishError):
 
 class Refused(PublishError):
     """The broker answered no: no permission, no such exchange, or a queue that takes no more. Its words are in the text."""
+
+
+class NotAllPublished(PublishError):
+    """
+    Of many commands, some were not published. The others were.
+
+    Attributes:
+        failed: Each of those with its error, in no order. Publish them again, or all: both are safe.
+    """
+
+    def __init__(self, failed: Sequence[tuple[ClearConfigurationCache, PublishError]], *, of: int) -> None:
+        super().__init__(f"{len(failed)} of {of} commands were not published; the first: {failed[0][1]}")
+        self.failed = tuple(failed)

@@ -2,7 +2,7 @@
 Publish commands: confirmed by the broker and routed to a queue, or a typed error within a bounded time.
 
 Producers declare nothing: exchange and queue come from ``configcache topology``. Nothing is kept here for later; a
-producer that must not lose a command to its own crash writes it to its database first.
+producer that must not lose a command to its own crash writes it into its own transaction, see ``outbox``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -25,7 +25,7 @@ from aio_pika.exceptions import (
 from aio_pika.exceptions import PublishError as ReturnedByBroker
 from aiormq.exceptions import ChannelAccessRefused
 
-from configcache import wire
+from configcache import trace, wire
 from configcache.connection import (
     Silence,
     Supervisor,
@@ -37,8 +37,8 @@ from configcache.connection import (
     describe,
     is_blocked,
 )
-from configcache.errors import BrokerUnavailable, PublishError, Refused, Unroutable
-from configcache.retry import RetryPolicy
+from configcache.errors import BrokerUnavailable, NotAllPublished, PublishError, Refused, Unroutable
+from configcache.retry import Retries, RetryPolicy
 from configcache.topology import COMMAND_EXCHANGE, COMMAND_ROUTING_KEY
 
 if TYPE_CHECKING:
@@ -46,7 +46,15 @@ if TYPE_CHECKING:
 
     from configcache.command import ClearConfigurationCache
 
-__all__ = ["BrokerUnavailable", "PublishError", "Publisher", "Refused", "Unroutable"]
+__all__ = [
+    "BrokerUnavailable",
+    "NotAllPublished",
+    "PublishError",
+    "Publisher",
+    "Refused",
+    "Retries",
+    "Unroutable",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -57,6 +65,8 @@ _HEARTBEAT_S: Final = 10
 # sessions, so that the next one is opened at once: if the queue really is full, callers hear no less of it.
 _REFUSING_S: Final = RetryPolicy().longest_s
 
+_ONCE: Final = Retries()
+
 
 class Publisher:
     """
@@ -65,25 +75,40 @@ class Publisher:
         async with Publisher(url="amqp://user:password@broker/vhost") as publisher:
             await publisher.publish(ClearConfigurationCache.for_all("WebClient", "Web"))
 
-    Keep one for the life of the service. Any number of tasks may publish at once. The broker need not be there when
-    it starts.
+    Keep one for the life of the service. Any number of tasks may publish at once, all over one channel. The broker
+    need not be there when it starts.
 
     Args:
         url: The broker's; a cluster's may name several hosts: ``amqp://user:password@one,two:5673/vhost``.
-        timeout_s: The longest :meth:`publish` takes, connecting included.
+        timeout_s: The longest one attempt to publish takes, connecting and waiting for others included.
         app_id: The name of your service: on each message, and on the connection as the broker shows it.
+        retries: What is done after an attempt has failed. By default nothing: the caller gets the error at once.
+        max_in_flight: Most commands sent and not yet confirmed; further ones wait for their turn.
 
     Raises:
-        ValueError: The URL is none, or the timeout is not positive.
+        ValueError: The URL is none, or a number is not positive.
     """
 
-    def __init__(self, *, url: str, timeout_s: float = 5.0, app_id: str | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        url: str,
+        timeout_s: float = 5.0,
+        app_id: str | None = None,
+        retries: Retries = _ONCE,
+        max_in_flight: int = 500,
+    ) -> None:
         self._hosts = len(addresses(url))
-        if timeout_s <= 0:
+        if not timeout_s > 0:
             raise ValueError(f"timeout_s must be positive, not {timeout_s!r}")
+        if max_in_flight < 1:
+            raise ValueError(f"max_in_flight must be at least 1, not {max_in_flight!r}")
         self._url = url
         self._timeout_s = timeout_s
         self._app_id = app_id
+        self._retries = retries
+        self._max_in_flight = max_in_flight
+        self._turns = asyncio.Semaphore(max_in_flight)
         self._supervisor = Supervisor(
             name="publisher", open=self._open_session, on_failure=self._note_failure
         )
@@ -108,12 +133,37 @@ class Publisher:
         if self._running is not None:
             await self._running
 
-    async def publish(self, command: ClearConfigurationCache) -> None:
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection now, as far as anybody has noticed."""
+        return self._supervisor.current is not None
+
+    async def wait_connected(self) -> None:
+        """
+        Wait, without a limit of time, until there is a connection.
+
+        Raises:
+            BrokerUnavailable: The publisher has been closed; there will be none.
+        """
+        await self._supervisor.session()
+
+    async def publish(
+        self,
+        command: ClearConfigurationCache,
+        *,
+        traceparent: str | None = None,
+        tracestate: str | None = None,
+    ) -> None:
         """
         Publish *command*. When this returns, the broker has it on disk, in a queue.
 
         If the connection is lost meanwhile, it is published again over the next one while time is left. So it may
         arrive twice, and after an error it may have arrived all the same: clearing twice does no harm.
+
+        Args:
+            command: What to clear.
+            traceparent: W3C trace context to go with the message; one that is malformed is left out.
+            tracestate: The vendors' part of it.
 
         Raises:
             Unroutable: No queue is bound. The set-up is missing.
@@ -122,26 +172,74 @@ class Publisher:
         """
         if self._running is None:
             raise RuntimeError("use the publisher within `async with`")
+        body = wire.encode(command)
+        context = trace.headers(traceparent, tracestate)
+        for delay_s in self._retries.delays_s():
+            try:
+                return await self._attempt(body, context)
+            except self._retries.on:
+                await asyncio.sleep(delay_s)
+        return await self._attempt(body, context)
+
+    async def publish_many(self, commands: Iterable[ClearConfigurationCache]) -> None:
+        """
+        Publish *commands*, up to ``max_in_flight`` of them at a time. When this returns, the broker has all of them.
+
+        The first that meets ``BrokerUnavailable`` ends it: those not yet begun are not tried, so that a dead broker
+        costs the time of one command and not of all.
+
+        Raises:
+            NotAllPublished: Some failed, or were not tried; ``failed`` holds each of them with its error.
+        """
+        if self._running is None:
+            raise RuntimeError("use the publisher within `async with`")
+        batch = _Batch(commands)
+        lanes = [
+            asyncio.create_task(self._publish_in_turn(batch), name="publish_many")
+            for _ in range(self._max_in_flight)
+        ]
         try:
-            async with asyncio.timeout(self._timeout_s):
-                await self._publish_until_confirmed(wire.encode(command))
+            await asyncio.gather(*lanes)
+        finally:
+            for lane in lanes:
+                lane.cancel()
+        if batch.failed:
+            raise NotAllPublished(batch.failed, of=batch.count) from batch.failed[0][1]
+
+    async def _publish_in_turn(self, batch: _Batch) -> None:
+        for command in batch.commands:
+            batch.count += 1
+            if batch.given_up is not None:
+                batch.failed.append((command, batch.given_up))
+                continue
+            try:
+                await self.publish(command)
+            except PublishError as error:
+                batch.failed.append((command, error))
+                if isinstance(error, BrokerUnavailable):
+                    batch.given_up = error
+
+    async def _attempt(self, body: bytes, context: dict[str, str]) -> None:
+        try:
+            async with asyncio.timeout(self._timeout_s), self._turns:
+                await self._publish_until_confirmed(body, context)
         except TimeoutError as error:
             failure = self._out_of_time()
             if (session := self._supervisor.current) is not None:
                 await session.end_if_mute(self._timeout_s / 2)
             raise failure from error
 
-    async def _publish_until_confirmed(self, body: bytes) -> None:
+    async def _publish_until_confirmed(self, body: bytes, context: dict[str, str]) -> None:
         session = await self._supervisor.session()
         while True:
             try:
-                await session.publish(self._message(body))
+                await session.publish(self._message(body, context))
             except BrokerUnavailable:
                 session = await self._supervisor.session(after=session)
             else:
                 return
 
-    def _message(self, body: bytes) -> Message:
+    def _message(self, body: bytes, context: dict[str, str]) -> Message:
         return Message(
             body,
             content_type=wire.COMMAND_PROPERTIES.content_type,
@@ -150,7 +248,7 @@ class Publisher:
             message_id=uuid.uuid4().hex,
             delivery_mode=DeliveryMode.PERSISTENT,
             app_id=self._app_id,
-            headers={"published-at": time.time_ns() // 1_000_000},
+            headers={"published-at": time.time_ns() // 1_000_000, **context},
         )
 
     def _out_of_time(self) -> PublishError:
@@ -186,6 +284,16 @@ class Publisher:
     def _note_failure(self, attempt: int, delay_s: float, cause: BaseException) -> None:
         self._last_failure = cause
         _log.warning("broker unavailable, attempt %d, next in %.2f s: %s", attempt, delay_s, cause)
+
+
+class _Batch:
+    """What the lanes of one :meth:`Publisher.publish_many` share."""
+
+    def __init__(self, commands: Iterable[ClearConfigurationCache]) -> None:
+        self.commands = iter(commands)
+        self.count = 0
+        self.failed: list[tuple[ClearConfigurationCache, PublishError]] = []
+        self.given_up: BrokerUnavailable | None = None
 
 
 class _Session:

@@ -1,14 +1,18 @@
 """
-The one retry policy: how long to wait before trying again. Pure; who waits, and for what, is decided elsewhere.
+The one retry policy: how long to wait before trying again, and how often a publish is tried. Pure; who waits, and for
+what, is decided elsewhere.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from random import Random, SystemRandom
 from typing import Final, Protocol
 
-__all__ = ["RetryPolicy"]
+from configcache.errors import BrokerUnavailable, PublishError, Refused
+
+__all__ = ["Retries", "RetryPolicy"]
 
 
 class _RetryState(Protocol):
@@ -47,3 +51,30 @@ class RetryPolicy:
 
     def __call__(self, retry_state: _RetryState) -> float:
         return self.delay_s(retry_state.attempt_number)
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """
+    How often a publish is tried, and after which errors again.
+
+    The default tries once. Within an attempt a lost connection costs no error already; what comes through is a broker
+    that is away, and a request that is waited for should hear of that at once. A script or a job may have more time::
+
+        Publisher(url=..., retries=Retries(attempts=8))
+    """
+
+    attempts: int = 1
+    """Of all, the first included. Each takes up to the publisher's ``timeout_s``."""
+    delays: RetryPolicy = RetryPolicy()
+    """How long to wait between two of them."""
+    on: tuple[type[PublishError], ...] = (BrokerUnavailable, Refused)
+    """After which errors. Not after ``Unroutable``, by default: no queue is bound until somebody sets one up."""
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise ValueError(f"attempts must be at least 1, not {self.attempts!r}")
+
+    def delays_s(self) -> Iterator[float]:
+        """Seconds to wait after each attempt but the last."""
+        return (self.delays.delay_s(attempt) for attempt in range(1, self.attempts))

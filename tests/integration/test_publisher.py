@@ -8,7 +8,6 @@ import random
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator
 
 import aio_pika
 import pytest
@@ -18,51 +17,22 @@ from configcache import publisher as publisher_module
 from configcache import wire
 from configcache.command import ClearConfigurationCache
 from configcache.connection import DRIVER_LOGGERS, addresses, connect
+from configcache.errors import NotAllPublished
 from configcache.publisher import BrokerUnavailable, Publisher, Refused, Unroutable
-from configcache.topology import (
-    COMMAND_QUEUE,
-    PRODUCER_PERMISSIONS,
-    TOPOLOGY,
-    WORKER_PERMISSIONS,
-    Permissions,
-)
+from configcache.retry import Retries, RetryPolicy
+from configcache.topology import COMMAND_QUEUE, PRODUCER_PERMISSIONS, WORKER_PERMISSIONS, Permissions
+from tests.commands import channel_to, declare, published
 from tests.proxy import Proxy
 from tests.waiting import eventually
 
 COMMAND = ClearConfigurationCache.for_associate("WebClient", "Web", 42)
 
 
-@contextlib.asynccontextmanager
-async def channel_to(url: str) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
-    connection = await connect(url, name="test", timeout_s=10, heartbeat_s=10)
-    async with connection:
-        yield await connection.channel()
-
-
 @pytest.fixture
 async def broker_url(vhost):
     """A virtual host with the topology on it."""
-    async with channel_to(vhost) as channel:
-        for exchange in TOPOLOGY.exchanges:
-            await channel.declare_exchange(exchange.name, exchange.type, durable=True)
-        queues = {
-            queue.name: await channel.declare_queue(queue.name, durable=True, arguments=dict(queue.arguments))
-            for queue in TOPOLOGY.queues
-        }
-        for binding in TOPOLOGY.bindings:
-            await queues[binding.queue].bind(binding.exchange, binding.routing_key)
+    await declare(vhost)
     return vhost
-
-
-async def published(url: str) -> list[aio_pika.abc.AbstractIncomingMessage]:
-    """Take everything out of the command queue."""
-    async with channel_to(url) as channel:
-        queue = await channel.get_queue(COMMAND_QUEUE)
-        messages = []
-        while (message := await queue.get(fail=False)) is not None:
-            await message.ack()
-            messages.append(message)
-        return messages
 
 
 # The good case
@@ -119,7 +89,73 @@ def user(rabbitmq, url: str, permissions: Permissions):
         rabbitmq.ctl("delete_user", name)
 
 
+async def test_many_commands_are_published_over_one_channel_a_few_at_a_time(broker_url):
+    commands = [ClearConfigurationCache.for_associate("A", "B", number) for number in range(1, 301)]
+    taken = 0
+
+    def counted():
+        nonlocal taken
+        for command in commands:
+            taken += 1
+            yield command
+
+    async with Proxy(broker_url) as line, Publisher(url=line.url, max_in_flight=7) as publisher:
+        await publisher.publish(COMMAND)
+        line.freeze()
+        publishing = asyncio.create_task(publisher.publish_many(counted()))
+        await eventually(lambda: line.held_bytes)
+        assert taken <= 7
+        line.thaw()
+        await publishing
+        assert line.connections == 1
+
+    assert {wire.decode(message.body) for message in await published(broker_url)} == {COMMAND, *commands}
+
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ({}, {}),
+        ({"traceparent": TRACEPARENT}, {"traceparent": TRACEPARENT}),
+        (
+            {"traceparent": TRACEPARENT, "tracestate": "vendor=1"},
+            {"traceparent": TRACEPARENT, "tracestate": "vendor=1"},
+        ),
+        ({"traceparent": TRACEPARENT, "tracestate": "line\nbreak"}, {"traceparent": TRACEPARENT}),
+        ({"traceparent": "00-1-1-01", "tracestate": "vendor=1"}, {}),
+        ({"traceparent": f"00-{'0' * 32}-b7ad6b7169203331-01"}, {}),
+        ({"tracestate": "vendor=1"}, {}),
+    ],
+)
+async def test_a_trace_goes_with_the_message_if_it_is_one(broker_url, given, sent):
+    async with Publisher(url=broker_url) as publisher:
+        await publisher.publish(COMMAND, **given)
+
+    (message,) = await published(broker_url)
+    assert {name: value for name, value in message.headers.items() if name.startswith("trace")} == sent
+
+
 # What the broker refuses
+
+
+async def test_of_many_commands_those_that_were_refused_are_named(vhost):
+    async with channel_to(vhost) as channel:
+        await channel.declare_exchange("configuration", "direct", durable=True)
+        queue = await channel.declare_queue(
+            COMMAND_QUEUE, durable=True, arguments={"x-max-length": 1, "x-overflow": "reject-publish"}
+        )
+        await queue.bind("configuration", COMMAND_QUEUE)
+    commands = [ClearConfigurationCache.for_associate("A", "B", number) for number in range(1, 11)]
+    async with Publisher(url=vhost, max_in_flight=1) as publisher:
+        with pytest.raises(NotAllPublished, match=r"9 of 10 commands.*nack") as caught:
+            await publisher.publish_many(commands)
+
+    confirmed = set(commands) - {command for command, _ in caught.value.failed}
+    assert {type(error) for _, error in caught.value.failed} == {Refused}
+    assert {wire.decode(message.body) for message in await published(vhost)} == confirmed
 
 
 async def test_without_a_bound_queue_publishing_fails_as_unroutable(broker_url):
@@ -375,6 +411,44 @@ async def test_a_frozen_broker_costs_the_timeout_and_no_more(broker_url):
         await publisher.publish(COMMAND)
 
 
+async def test_a_frozen_broker_costs_many_commands_the_time_of_one(broker_url):
+    commands = [ClearConfigurationCache.for_associate("A", "B", number) for number in range(1, 1001)]
+    async with (
+        Proxy(broker_url) as line,
+        Publisher(url=line.url, timeout_s=0.5, max_in_flight=10) as publisher,
+    ):
+        await publisher.publish(COMMAND)
+        line.freeze()
+        began_s = time.monotonic()
+        with pytest.raises(NotAllPublished) as caught:
+            await publisher.publish_many(commands)
+        took_s = time.monotonic() - began_s
+        line.thaw()
+
+    assert took_s < 2
+    assert {command for command, _ in caught.value.failed} == set(commands)
+    assert {type(error) for _, error in caught.value.failed} == {BrokerUnavailable}
+
+
+async def test_what_waits_for_its_turn_waits_within_its_timeout(broker_url):
+    async with (
+        Proxy(broker_url) as line,
+        Publisher(url=line.url, timeout_s=0.5, max_in_flight=2) as publisher,
+    ):
+        await publisher.publish(COMMAND)
+        line.freeze()
+        began_s = time.monotonic()
+        results = await asyncio.gather(
+            *(publisher.publish(COMMAND) for _ in range(50)), return_exceptions=True
+        )
+        took_s = time.monotonic() - began_s
+        line.thaw()
+
+        assert {type(result) for result in results} == {BrokerUnavailable}
+        assert took_s < 2
+        await publisher.publish(COMMAND)
+
+
 async def test_a_broker_that_is_frozen_from_the_start_costs_the_timeout_and_no_more(vhost):
     async with Proxy(vhost) as line, Publisher(url=line.url, timeout_s=0.3) as publisher:
         line.freeze()
@@ -441,6 +515,65 @@ async def test_starts_before_its_broker(broker_url):
             await publishing
 
     assert len(await published(broker_url)) == 1
+
+
+# Trying again is the caller's choice
+
+
+async def test_with_retries_a_publish_outlasts_a_broker_that_is_away(broker_url):
+    quick = RetryPolicy(first_s=0.01, longest_s=0.05)
+    async with Proxy(broker_url) as line:
+        line.refuse()
+        async with Publisher(
+            url=line.url, timeout_s=0.2, retries=Retries(attempts=100, delays=quick)
+        ) as publisher:
+            publishing = asyncio.create_task(publisher.publish(COMMAND))
+            await eventually(lambda: line.refused > 3)
+            line.accept()
+            await publishing
+
+    assert len(await published(broker_url)) == 1
+
+
+async def test_retries_end_with_the_last_error(vhost):
+    quick = RetryPolicy(first_s=0.01, longest_s=0.05)
+    async with Publisher(url=vhost, retries=Retries(attempts=3, delays=quick)) as publisher:
+        with pytest.raises(Refused, match="no exchange 'configuration'"):
+            await publisher.publish(COMMAND)
+
+
+async def test_a_missing_queue_is_not_waited_for_unless_that_is_asked_for(broker_url):
+    async with channel_to(broker_url) as channel:
+        await channel.queue_delete(COMMAND_QUEUE)
+    patient = Retries(attempts=1000, delays=RetryPolicy(first_s=0.01, longest_s=0.05))
+    async with Publisher(url=broker_url, retries=patient) as publisher:
+        with pytest.raises(Unroutable):
+            await publisher.publish(COMMAND)
+    asked_for = Retries(attempts=1000, delays=patient.delays, on=(Unroutable,))
+    async with Publisher(url=broker_url, retries=asked_for) as publisher:
+        publishing = asyncio.create_task(publisher.publish(COMMAND))
+        await declare(broker_url)
+        await publishing
+
+    assert len(await published(broker_url)) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"timeout_s": 0}, "timeout_s must be positive"),
+        ({"timeout_s": float("nan")}, "timeout_s must be positive"),
+        ({"max_in_flight": 0}, "max_in_flight must be at least 1"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_an_error_at_once(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        Publisher(url="amqp://localhost/", **arguments)
+
+
+def test_no_attempt_at_all_is_an_error_at_once():
+    with pytest.raises(ValueError, match="attempts must be at least 1, not 0"):
+        Retries(attempts=0)
 
 
 # Its life

@@ -12,8 +12,9 @@ import threading
 from collections.abc import Coroutine, Iterable
 from concurrent.futures import CancelledError
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
+from configcache import outbox
 from configcache import publisher as asynchronous
 from configcache.errors import BrokerUnavailable, NotAllPublished, PublishError, Refused, Unroutable
 from configcache.retry import Retries
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BrokerUnavailable",
+    "Connection",
     "NotAllPublished",
     "PublishError",
     "Publisher",
     "Refused",
     "Retries",
     "Unroutable",
+    "enqueue",
 ]
 
 
@@ -173,6 +176,23 @@ class Publisher:
         except BaseException:
             future.cancel()  # KeyboardInterrupt, or whatever else took the caller away
             raise
+
+
+class Connection(Protocol):
+    """What :func:`enqueue` needs: psycopg's ``Connection``, any cursor of the DB-API, Django's among them."""
+
+    def execute(self, query: str, /) -> object:
+        """Execute one statement without parameters."""
+        ...
+
+
+def enqueue(connection: Connection, command: ClearConfigurationCache, *, schema: str | None = None) -> None:
+    """
+    Ask for *command* in the transaction that is open on *connection*.
+
+    See :func:`configcache.outbox.enqueue`, whose arguments and errors these are.
+    """
+    connection.execute(outbox.statement(command, schema=schema))
 
 
 def _stopped() -> BrokerUnavailable:

@@ -31,7 +31,7 @@ async def sql(database):
 async def test_the_cache_table_is_as_documented(database, sql):
     applied = await migrate(database)
 
-    assert [migration.name for migration in applied] == ["0001_configuration_cache"]
+    assert applied == available()
     columns = await sql.fetch(
         "SELECT column_name, data_type, collation_name, is_nullable FROM information_schema.columns "
         "WHERE table_name = 'configuration_cache' ORDER BY ordinal_position"

@@ -1,0 +1,104 @@
+"""Rows of the publisher: whatever happens to its connection, a command that was reported confirmed is in the queue."""
+
+import asyncio
+import contextlib
+import time
+
+import pytest
+
+from configcache import ClearConfigurationCache, Publisher, PublishError, RetryPolicy, wire
+from configcache.topology import COMMAND_QUEUE
+from tests.commands import channel_to, declare
+from tests.proxy import Proxy
+
+LAST = ClearConfigurationCache.for_all("The", "End")
+TIMEOUT_S = 3.0
+
+
+async def arrived(url):
+    """Take all out of the queue: the associates of the commands in it, each as often as it came."""
+    async with Publisher(url=url, timeout_s=30) as publisher:
+        await publisher.publish(LAST)
+    associates = []
+    ended = asyncio.Event()
+
+    async def take(message):
+        command = wire.decode(message.body)
+        if command == LAST:
+            ended.set()
+        else:
+            associates.append(command.associate_id)
+
+    async with channel_to(url) as channel:
+        queue = await channel.get_queue(COMMAND_QUEUE)
+        await queue.consume(take, no_ack=True)
+        await asyncio.wait_for(ended.wait(), 120)
+    return associates
+
+
+class Account:
+    """What the publisher said of each command, and how long it took to say so."""
+
+    def __init__(self, publisher):
+        self._publisher = publisher
+        self.confirmed = set()
+        self.failed = set()
+        self.slowest_s = 0.0
+
+    async def publish(self, numbers):
+        for number in numbers:
+            began_s = time.monotonic()
+            try:
+                await self._publisher.publish(ClearConfigurationCache.for_associate("A", "B", number))
+                self.confirmed.add(number)
+            except PublishError:
+                self.failed.add(number)
+            self.slowest_s = max(self.slowest_s, time.monotonic() - began_s)
+
+
+async def cut_at_random(line, rng):
+    """Cut the line again and again: in the middle of a confirm, between two, frozen before, or twice in a row."""
+    while True:
+        await line.cut_after(rng.randrange(1, 4_000))
+        if rng.random() < 0.2:
+            line.freeze()
+            await asyncio.sleep(rng.uniform(0, 2 * TIMEOUT_S) if rng.random() < 0.1 else 0)
+            line.cut()
+            line.thaw()
+
+
+@pytest.mark.in_suite
+@pytest.mark.timeout(600)
+@pytest.mark.row(28, "the publisher's line cut at random moments under 100,000 publishes")
+async def test_what_was_reported_confirmed_is_in_the_queue(vhost, rabbitmq, scale, rng):
+    count = scale(100_000, in_suite=4_000)
+    await declare(vhost)
+    async with Proxy(vhost) as line, Publisher(url=line.url, timeout_s=TIMEOUT_S) as publisher:
+        # With the usual delays most of the time would pass between two connections, where nothing can go wrong.
+        publisher._supervisor._policy = RetryPolicy(first_s=0.01, longest_s=0.1)
+        account = Account(publisher)
+        numbers = iter(range(1, count + 1))
+        publishing = asyncio.gather(*(account.publish(numbers) for _ in range(200)))
+        cutting = asyncio.create_task(cut_at_random(line, rng))
+        for part in range(1, scale(5, in_suite=1)):
+            while len(account.confirmed) < part * count / 5:
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(rabbitmq.restart if part % 2 else rabbitmq.kill)
+            await asyncio.to_thread(rabbitmq.start)
+        await publishing
+        cutting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await cutting
+        cuts = line.connections - 1
+
+    came = await arrived(vhost)
+
+    print(  # noqa: T201 - the figures of a run, with -s
+        f"{len(account.confirmed)} confirmed, {len(account.failed)} failed, {len(came)} arrived, {cuts} cuts, "
+        f"slowest {account.slowest_s:.1f} s"
+    )
+    assert account.confirmed - set(came) == set()
+    assert account.confirmed | account.failed == set(range(1, count + 1))
+    assert set(came) <= account.confirmed | account.failed
+    assert cuts >= 3
+    assert account.slowest_s < TIMEOUT_S + 2

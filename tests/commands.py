@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
 import aio_pika
 
+from configcache import ClearConfigurationCache, Publisher, wire
 from configcache.connection import connect
 from configcache.topology import COMMAND_QUEUE, TOPOLOGY
 
@@ -41,3 +43,25 @@ async def published(url: str) -> list[aio_pika.abc.AbstractIncomingMessage]:
             await message.ack()
             messages.append(message)
         return messages
+
+
+async def arrived(url: str) -> list[ClearConfigurationCache]:
+    """Take every command out of the queue, quickly where they are many: each as often as it came."""
+    last = ClearConfigurationCache.for_all("The", "End")
+    async with Publisher(url=url, timeout_s=30) as publisher:
+        await publisher.publish(last)
+    commands: list[ClearConfigurationCache] = []
+    ended = asyncio.Event()
+
+    async def take(message: aio_pika.abc.AbstractIncomingMessage) -> None:
+        command = wire.decode(message.body)
+        if command == last:
+            ended.set()
+        else:
+            commands.append(command)
+
+    async with channel_to(url) as channel:
+        queue = await channel.get_queue(COMMAND_QUEUE)
+        await queue.consume(take, no_ack=True)
+        await asyncio.wait_for(ended.wait(), 120)
+    return commands

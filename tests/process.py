@@ -1,4 +1,4 @@
-"""The worker as an operator runs it."""
+"""Worker and relay as an operator runs them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _NUMBERS = itertools.count(1)
 
 
 class WorkerProcess:
-    """``configcache worker`` in a process of its own, with *settings*' URLs, logging JSON to a file."""
+    """``configcache worker``, or *verb*, in a process of its own, with *settings*' URLs, logging JSON to a file."""
 
-    def __init__(self, settings, *, folder, environment, program=("-m", "configcache_worker")):
+    def __init__(self, settings, *, folder, environment, program=("-m", "configcache_worker"), verb="worker"):
         (self.port,) = free_ports(1)
-        self.log_path = folder / f"worker-{next(_NUMBERS)}.log"
+        self.log_path = folder / f"{verb}-{next(_NUMBERS)}.log"
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("CONFIGCACHE_")}
         with self.log_path.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, *program, "worker"],
+                [sys.executable, *program, verb],
                 cwd=folder,
                 stderr=output,
                 env=inherited
@@ -35,6 +35,7 @@ class WorkerProcess:
                     "CONFIGCACHE_BROKER__URL": settings.broker.url,
                     "CONFIGCACHE_DATABASE__URL": settings.database.url,
                     "CONFIGCACHE_WORKER__LONGEST_RETRY_S": "0.5",
+                    "CONFIGCACHE_RELAY__LONGEST_RETRY_S": "0.5",
                     "CONFIGCACHE_TELEMETRY__PORT": str(self.port),
                     "CONFIGCACHE_TELEMETRY__LOG_FORMAT": "json",
                 }
@@ -103,7 +104,9 @@ class WorkerProcess:
         return [event for event in found if name is None or event["event"] == name]
 
 
-def start_process(stack, folder, settings, *, program=("-m", "configcache_worker"), **environment):
+def start_process(
+    stack, folder, settings, *, program=("-m", "configcache_worker"), verb="worker", **environment
+):
     """Start a worker that *stack* ends, with settings from *environment* over the usual ones."""
-    process = WorkerProcess(settings, folder=folder, environment=environment, program=program)
+    process = WorkerProcess(settings, folder=folder, environment=environment, program=program, verb=verb)
     return stack.enter_context(process)

@@ -66,6 +66,7 @@ _HEARTBEAT_S: Final = 10
 _REFUSING_S: Final = RetryPolicy().longest_s
 
 _ONCE: Final = Retries()
+_USUAL: Final = RetryPolicy()
 
 
 class Publisher:
@@ -84,6 +85,7 @@ class Publisher:
         app_id: The name of your service: on each message, and on the connection as the broker shows it.
         retries: What is done after an attempt has failed. By default nothing: the caller gets the error at once.
         max_in_flight: Most commands sent and not yet confirmed; further ones wait for their turn.
+        reconnect: How long to wait before connecting again.
 
     Raises:
         ValueError: The URL is none, or a number is not positive.
@@ -97,6 +99,7 @@ class Publisher:
         app_id: str | None = None,
         retries: Retries = _ONCE,
         max_in_flight: int = 500,
+        reconnect: RetryPolicy = _USUAL,
     ) -> None:
         self._hosts = len(addresses(url))
         if not timeout_s > 0:
@@ -110,7 +113,7 @@ class Publisher:
         self._max_in_flight = max_in_flight
         self._turns = asyncio.Semaphore(max_in_flight)
         self._supervisor = Supervisor(
-            name="publisher", open=self._open_session, on_failure=self._note_failure
+            name="publisher", open=self._open_session, policy=reconnect, on_failure=self._note_failure
         )
         self._running: asyncio.Task[None] | None = None
         self._last_failure: BaseException | None = None

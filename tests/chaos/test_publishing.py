@@ -6,34 +6,11 @@ import time
 
 import pytest
 
-from configcache import ClearConfigurationCache, Publisher, PublishError, RetryPolicy, wire
-from configcache.topology import COMMAND_QUEUE
-from tests.commands import channel_to, declare
+from configcache import ClearConfigurationCache, Publisher, PublishError, RetryPolicy
+from tests.commands import arrived, declare
 from tests.proxy import Proxy
 
-LAST = ClearConfigurationCache.for_all("The", "End")
 TIMEOUT_S = 3.0
-
-
-async def arrived(url):
-    """Take all out of the queue: the associates of the commands in it, each as often as it came."""
-    async with Publisher(url=url, timeout_s=30) as publisher:
-        await publisher.publish(LAST)
-    associates = []
-    ended = asyncio.Event()
-
-    async def take(message):
-        command = wire.decode(message.body)
-        if command == LAST:
-            ended.set()
-        else:
-            associates.append(command.associate_id)
-
-    async with channel_to(url) as channel:
-        queue = await channel.get_queue(COMMAND_QUEUE)
-        await queue.consume(take, no_ack=True)
-        await asyncio.wait_for(ended.wait(), 120)
-    return associates
 
 
 class Account:
@@ -73,9 +50,12 @@ async def cut_at_random(line, rng):
 async def test_what_was_reported_confirmed_is_in_the_queue(vhost, rabbitmq, scale, rng):
     count = scale(100_000, in_suite=4_000)
     await declare(vhost)
-    async with Proxy(vhost) as line, Publisher(url=line.url, timeout_s=TIMEOUT_S) as publisher:
-        # With the usual delays most of the time would pass between two connections, where nothing can go wrong.
-        publisher._supervisor._policy = RetryPolicy(first_s=0.01, longest_s=0.1)
+    # With the usual delays most of the time would pass between two connections, where nothing can go wrong.
+    quick = RetryPolicy(first_s=0.01, longest_s=0.1)
+    async with (
+        Proxy(vhost) as line,
+        Publisher(url=line.url, timeout_s=TIMEOUT_S, reconnect=quick) as publisher,
+    ):
         account = Account(publisher)
         numbers = iter(range(1, count + 1))
         publishing = asyncio.gather(*(account.publish(numbers) for _ in range(200)))
@@ -91,7 +71,7 @@ async def test_what_was_reported_confirmed_is_in_the_queue(vhost, rabbitmq, scal
             await cutting
         cuts = line.connections - 1
 
-    came = await arrived(vhost)
+    came = [command.associate_id for command in await arrived(vhost)]
 
     print(  # noqa: T201 - the figures of a run, with -s
         f"{len(account.confirmed)} confirmed, {len(account.failed)} failed, {len(came)} arrived, {cuts} cuts, "

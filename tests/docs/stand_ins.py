@@ -1,5 +1,6 @@
 """
-What the documents' shell commands run instead of the real ones, as a program: ``python stand_ins.py NAME ARGUMENTS``.
+What the documents take for granted: the reader's tables, and what shell commands run instead of the real ones, as a
+program: ``python stand_ins.py NAME ARGUMENTS``.
 
 ``configcache`` is the real program, but a verb that would run for ever is stopped as soon as it is ready. ``make``,
 ``pip`` and ``docker`` only look whether what they are asked for exists: what it does has tests of its own.
@@ -22,6 +23,14 @@ PROJECT = Path(__file__).parents[2]
 CONFIGCACHE = [sys.executable, "-m", "configcache_worker"]
 ENDLESS_VERBS = {"worker", "relay", "gateway"}
 PATIENCE_S = 30.0
+
+TABLES = """
+CREATE TABLE externalapplication (id int PRIMARY KEY, name text, url text, updated_at timestamptz, updated_by bigint);
+INSERT INTO externalapplication VALUES (1, 'Weather', 'https://weather.example');
+DO $$ BEGIN CREATE ROLE app; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+DO $$ BEGIN CREATE ROLE relay; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+"""
+"""What the statements of documents take for granted: a table of the reader's, and roles."""
 
 # Options of docker compose whose value is the next argument.
 _WITH_VALUE = {

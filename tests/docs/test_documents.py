@@ -8,6 +8,7 @@ python     executed, with ``await`` and ``async with`` at the top level too; fun
 sh         executed by a shell in an empty folder; every command must succeed
 console    the lines behind ``$`` are executed by a shell, and must print the lines between them; ``…`` stands for
            anything, a failure is no error
+sql        executed in the database; what it changed stays for no other block
 json       a message's body: it must be accepted
 toml       a settings file: it must be valid
 text       output, not executed; so is a block without an info string
@@ -29,6 +30,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from configcache import decode
@@ -40,7 +42,7 @@ from tests.conftest import available
 from tests.docs import stand_ins
 from tests.docs.documents import BLOCKS, DOCUMENTS, PROJECT
 
-LANGUAGES = {"python", "sh", "console", "json", "toml", "text", ""}
+LANGUAGES = {"python", "sh", "console", "sql", "json", "toml", "text", ""}
 REAL_COMMANDS = ("cat",)
 
 _BROKER_URL = re.compile(r"amqps?://[^\s\"'`<>|\\]+")
@@ -151,6 +153,14 @@ async def test_commands_print_what_is_shown(block, shell):
 
         pattern = ".*".join(re.escape(part) for part in expected.split("…"))
         assert re.fullmatch(pattern, outcome.stdout), f"$ {command}\n{outcome.stdout}"
+
+
+@each("sql")
+async def test_statements_succeed(block, settings):
+    connection = await asyncpg.connect(settings.database.url)
+    await connection.execute(stand_ins.TABLES)
+    await connection.execute(block.text)
+    await connection.close()
 
 
 @each("json")

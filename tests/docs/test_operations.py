@@ -58,6 +58,7 @@ def test_every_reason_of_a_dead_letter_has_its_advice():
 def test_every_reason_of_readiness_is_explained():
     source = (PROJECT / "worker/configcache_worker/app.py").read_text()
     source += (PROJECT / "worker/configcache_worker/core/pipeline.py").read_text()
+    source += (PROJECT / "worker/configcache_worker/relay.py").read_text()
     reasons = set(re.findall(r'(?:reasons|troubles)\["([a-z-]+)"\]', source))
 
     assert reasons == set(re.findall(r"reason `([a-z-]+)`", OPERATIONS))
@@ -73,4 +74,4 @@ def test_every_row_of_the_fault_matrix_is_listed():
         for number in cell.split(",")
     }
 
-    assert rows == listed == set(range(1, 28))
+    assert rows == listed == set(range(1, 30))

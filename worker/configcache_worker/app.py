@@ -1,5 +1,6 @@
 """
-Composition: the only place that knows concrete classes. Builds a worker from settings, runs it, and stops it in order.
+Composition: the only place that knows concrete classes. Builds a worker or a relay from settings; runs the worker, and
+stops it in order.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from functools import partial
 import structlog
 
 from configcache.connection import Supervisor
+from configcache.publisher import Publisher
 from configcache.retry import RetryPolicy
 from configcache_worker.core.bounds import Limits
 from configcache_worker.core.pipeline import Pipeline
@@ -19,13 +21,17 @@ from configcache_worker.observe.health import HealthServer, Readiness
 from configcache_worker.postgres.cache_table import PostgresCacheTable
 from configcache_worker.postgres.catalog import LayoutError
 from configcache_worker.postgres.connection import TimeLimits
+from configcache_worker.postgres.outbox import PostgresOutbox
 from configcache_worker.postgres.statements import TableLayout
 from configcache_worker.rabbitmq.dead_letters import RabbitDeadLetters
 from configcache_worker.rabbitmq.declare import TopologyMismatch, declare
 from configcache_worker.rabbitmq.deliveries import Deliveries, DeliverySession
-from configcache_worker.settings import CacheSettings, Settings
+from configcache_worker.relay import Relay
+from configcache_worker.settings import CacheSettings, DatabaseSettings, Settings
 
 log = structlog.stdlib.get_logger()
+
+_RELAY_PORT = 9466
 
 
 class StartRefused(Exception):
@@ -207,12 +213,7 @@ def build_worker(settings: Settings) -> Worker:
     table = PostgresCacheTable(
         database.url,
         layout=table_layout(settings.cache),
-        limits=TimeLimits(
-            connect_timeout_s=database.connect_timeout_s,
-            lock_timeout_s=database.lock_timeout_s,
-            statement_timeout_s=database.statement_timeout_s,
-            idle_in_transaction_timeout_s=database.idle_in_transaction_timeout_s,
-        ),
+        limits=_time_limits(database),
         cache_statements=database.statement_cache,
     )
     prepare = partial(declare, may_declare=broker.declare)
@@ -250,6 +251,47 @@ def build_worker(settings: Settings) -> Worker:
         policy=policy,
         drain_timeout_s=limits.drain_timeout_s,
         health_address=(telemetry.host, telemetry.port) if telemetry.port else None,
+    )
+
+
+def build_relay(settings: Settings) -> Relay:
+    """
+    Put a relay together. Connects to nothing yet.
+
+    Args:
+        settings: The sections ``broker``, ``database``, ``cache`` (for its schema), ``relay`` and ``telemetry``.
+    """
+    broker, relay, telemetry = settings.broker, settings.relay, settings.telemetry
+    policy = RetryPolicy(longest_s=relay.longest_retry_s)
+    port = telemetry.port_or(_RELAY_PORT)
+    return Relay(
+        outbox=PostgresOutbox(
+            settings.database.url,
+            schema=settings.cache.schema_,
+            limits=_time_limits(settings.database),
+            hold_s=relay.publish_timeout_s,
+        ),
+        publisher=Publisher(
+            url=broker.url,
+            app_id="configcache relay",
+            timeout_s=relay.publish_timeout_s,
+            max_in_flight=relay.batch,
+            reconnect=policy,
+        ),
+        policy=policy,
+        batch=relay.batch,
+        publish_timeout_s=relay.publish_timeout_s,
+        poll_interval_s=relay.poll_interval_s,
+        health_address=(telemetry.host, port) if port else None,
+    )
+
+
+def _time_limits(database: DatabaseSettings) -> TimeLimits:
+    return TimeLimits(
+        connect_timeout_s=database.connect_timeout_s,
+        lock_timeout_s=database.lock_timeout_s,
+        statement_timeout_s=database.statement_timeout_s,
+        idle_in_transaction_timeout_s=database.idle_in_transaction_timeout_s,
     )
 
 

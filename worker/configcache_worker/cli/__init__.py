@@ -8,9 +8,12 @@ A verb's module has ``add_arguments(parser)`` and ``run(args) -> int`` (the exit
 from __future__ import annotations
 
 import argparse
+import asyncio
+import os
+import signal
 import sys
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from configcache_worker.settings import Settings
@@ -87,3 +90,26 @@ def load_settings(args: argparse.Namespace, *sections: str) -> Settings:
         return load(sections, config=args.config)
     except SettingsError as error:
         raise WrongUsage(str(error)) from error
+
+
+class Stoppable(Protocol):
+    """What runs until it is told to stop."""
+
+    async def run(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+async def until_stopped(service: Stoppable) -> None:
+    """Run *service*; SIGTERM and SIGINT let it finish, a second signal ends the process at once."""
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def stop() -> None:
+        service.stop()
+        # Nothing to tidy up at a second signal: a crash at any point loses no command.
+        for number in signals:
+            loop.add_signal_handler(number, os._exit, 1)
+
+    for number in signals:
+        loop.add_signal_handler(number, stop)
+    await service.run()

@@ -4,14 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import signal
-from typing import TYPE_CHECKING
 
-from configcache_worker.cli import add_config_option, load_settings, manual
-
-if TYPE_CHECKING:
-    from configcache_worker.app import Worker
+from configcache_worker.cli import add_config_option, load_settings, manual, until_stopped
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
     logs.configure(settings.telemetry.log_format, settings.telemetry.log_level)
     try:
-        asyncio.run(_until_stopped(build_worker(settings)))
+        asyncio.run(until_stopped(build_worker(settings)))
     except StartRefused as refusal:
         structlog.stdlib.get_logger().error(
             "worker.refused",
@@ -67,18 +61,3 @@ def run(args: argparse.Namespace) -> int:
         )
         return 1
     return 0
-
-
-async def _until_stopped(worker: Worker) -> None:
-    loop = asyncio.get_running_loop()
-    signals = (signal.SIGTERM, signal.SIGINT)
-
-    def stop() -> None:
-        worker.stop()
-        # Nothing to tidy up at a second signal: a crash at any point loses no command.
-        for number in signals:
-            loop.add_signal_handler(number, os._exit, 1)
-
-    for number in signals:
-        loop.add_signal_handler(number, stop)
-    await worker.run()

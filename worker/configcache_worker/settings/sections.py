@@ -186,23 +186,46 @@ class WorkerSettings(Section):
         return longest_s
 
 
+class RelaySettings(Section):
+    """How `configcache relay` empties the outbox."""
+
+    batch: int = Field(500, ge=1, le=10_000, description="Most rows published in one transaction.")
+    publish_timeout_s: Seconds = Field(
+        5,
+        description="Longest wait for the broker's confirms, in seconds. So long is a transaction held at most.",
+    )
+    poll_interval_s: Seconds = Field(
+        5, description="How often to look without having been notified, in seconds."
+    )
+    longest_retry_s: Seconds = Field(10, description="Longest wait between two attempts, in seconds.")
+
+
 LogFormat = Literal["auto", "console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class TelemetrySettings(Section):
-    """What the worker tells about itself."""
+    """What worker and relay tell about themselves."""
 
     host: str = Field(
         "127.0.0.1", min_length=1, description="Address on which /livez and /readyz are served."
     )
-    port: int = Field(9464, ge=0, le=65_535, description="Port on which they are served. 0 turns them off.")
+    port: int = Field(
+        9464,
+        ge=0,
+        le=65_535,
+        description="Port on which they are served; a relay's is 9466 unless one is set. 0 turns them off.",
+    )
     log_format: Annotated[LogFormat, BeforeValidator(_lower)] = Field(
         "auto", description="How log lines look. auto: console on a terminal, json otherwise."
     )
     log_level: Annotated[LogLevel, BeforeValidator(_lower)] = Field(
         "info", description="The least important log lines that are written."
     )
+
+    def port_or(self, usual: int) -> int:
+        """The port, or *usual* for a part whose port is another by default."""
+        return self.port if "port" in self.model_fields_set else usual
 
 
 class Settings(BaseSettings):
@@ -218,6 +241,7 @@ class Settings(BaseSettings):
     database: DatabaseSettings
     cache: CacheSettings = Field(default_factory=CacheSettings)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
+    relay: RelaySettings = Field(default_factory=RelaySettings)
     telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings)
 
     @classmethod
@@ -238,6 +262,7 @@ SECTIONS: Final[Mapping[str, type[Section]]] = MappingProxyType(
         "database": DatabaseSettings,
         "cache": CacheSettings,
         "worker": WorkerSettings,
+        "relay": RelaySettings,
         "telemetry": TelemetrySettings,
     }
 )

@@ -20,16 +20,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
         `check` says whether a message is accepted, and if not, for which reason: the
         one that would stand on its dead letter. `reasons` lists all there are.
+        `json-schema` and `asyncapi` print the contract for machines, as JSON.
         """,
         """
         example:
           configcache contracts check < body.json
+          configcache contracts json-schema > clear-configuration-cache.v1.schema.json
         """,
     )
     parts = parser.add_subparsers(metavar="PART", dest="part", required=True)
     _add_check(parts.add_parser("check", help="say whether a message is accepted", allow_abbrev=False))
     reasons = parts.add_parser("reasons", help="list the reasons and what each means", allow_abbrev=False)
     manual(reasons, "List the words that can stand on a dead letter, in the order of the checks.", "")
+    schema = parts.add_parser("json-schema", help="print the JSON Schema of the body", allow_abbrev=False)
+    manual(
+        schema,
+        """
+        Print the JSON Schema (2020-12) of the body. A schema can't say all of the
+        contract: to it 42.0 is an integer, and a property that appears twice appears
+        once. `configcache contracts check` is the judge.
+        """,
+        "",
+    )
+    asyncapi = parts.add_parser("asyncapi", help="print the AsyncAPI document", allow_abbrev=False)
+    manual(asyncapi, "Print the AsyncAPI 3 document of exchanges, messages, headers and body, as JSON.", "")
 
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
@@ -58,8 +72,13 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check a message, or list the reasons."""
-    return _check(args) if args.part == "check" else _list_reasons()
+    """Check a message, or print a part of the contract."""
+    match args.part:
+        case "check":
+            return _check(args)
+        case "reasons":
+            return _list_reasons()
+    return _print_document(args.part)
 
 
 def _check(args: argparse.Namespace) -> int:
@@ -93,4 +112,14 @@ def _list_reasons() -> int:
     for reason in Reason:
         say(reason)
         say(textwrap.fill(reason.meaning, 80, initial_indent="    ", subsequent_indent="    "))
+    return 0
+
+
+def _print_document(name: str) -> int:
+    import json
+
+    from configcache import documents
+
+    document = documents.json_schema() if name == "json-schema" else documents.asyncapi()
+    say(json.dumps(document, indent=2, ensure_ascii=True))
     return 0

@@ -35,6 +35,12 @@ def servers() -> Iterator[Servers]:
 
 
 @pytest.fixture(scope="session")
+def configuration_cache_servers(servers: Servers) -> Servers:
+    """The plugin's fixtures use the run's pair, too."""
+    return servers
+
+
+@pytest.fixture(scope="session")
 def rabbitmq(servers: Servers) -> RabbitMQ:
     """The private broker of the run. Who stops it starts it again: it is everybody's."""
     with available():

@@ -51,6 +51,8 @@ class Publisher:
         ValueError: The URL is none, or a number is not positive.
     """
 
+    _wrapped: type[asynchronous.Publisher] = asynchronous.Publisher
+
     def __init__(
         self,
         *,
@@ -60,7 +62,7 @@ class Publisher:
         retries: Retries | None = None,
         max_in_flight: int = 500,
     ) -> None:
-        self._publisher = asynchronous.Publisher(
+        self._publisher = self._wrapped(
             url=url,
             timeout_s=timeout_s,
             app_id=app_id,

@@ -173,8 +173,7 @@ class Publisher:
             Refused: The broker said no: a right, the exchange or room is missing.
             BrokerUnavailable: No answer within the timeout. The text says what is known about the reason.
         """
-        if self._running is None:
-            raise RuntimeError("use the publisher within `async with`")
+        self._check_open()
         body = wire.encode(command)
         context = trace.headers(traceparent, tracestate)
         for delay_s in self._retries.delays_s():
@@ -194,8 +193,7 @@ class Publisher:
         Raises:
             NotAllPublished: Some failed, or were not tried; ``failed`` holds each of them with its error.
         """
-        if self._running is None:
-            raise RuntimeError("use the publisher within `async with`")
+        self._check_open()
         batch = _Batch(commands)
         lanes = [
             asyncio.create_task(self._publish_in_turn(batch), name="publish_many")
@@ -208,6 +206,10 @@ class Publisher:
                 lane.cancel()
         if batch.failed:
             raise NotAllPublished(batch.failed, of=batch.count) from batch.failed[0][1]
+
+    def _check_open(self) -> None:
+        if self._running is None:
+            raise RuntimeError("use the publisher within `async with`")
 
     async def _publish_in_turn(self, batch: _Batch) -> None:
         for command in batch.commands:

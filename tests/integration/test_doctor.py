@@ -24,10 +24,8 @@ from configcache.topology import (
 )
 from configcache_worker.doctor import CHECKS, State, examine
 from configcache_worker.local.ports import LOOPBACK, free_ports
-from configcache_worker.local.rabbitmq import RabbitMQ
 from configcache_worker.postgres.migrations import migrate
 from configcache_worker.rabbitmq.declare import declare
-from tests.conftest import available
 from tests.waiting import eventually
 
 NOT_TOLD_BY_AMQP = {"bindings", "delivery-limit"}
@@ -359,20 +357,6 @@ async def test_a_migration_that_was_changed_after_it_was_applied_is_wrong(diagno
 
 
 # --- the management API -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def managed(tmp_path_factory):
-    """A broker with its management API: the two URLs, and the node."""
-    plugins = tmp_path_factory.mktemp("managed") / "enabled_plugins"
-    plugins.write_text("[rabbitmq_management].")
-    (port,) = free_ports(1)
-    node = RabbitMQ(
-        config={"management.tcp.ip": LOOPBACK, "management.tcp.port": str(port)},
-        environment={"RABBITMQ_ENABLED_PLUGINS_FILE": str(plugins)},
-    )
-    with available(), node:
-        yield node.url, f"http://{LOOPBACK}:{port}", node
 
 
 @pytest.fixture

@@ -9,12 +9,11 @@ The harness: a real worker on a real RabbitMQ and a real PostgreSQL, for your te
         await system.settled()
         assert await system.rows() == set()
 
-As a fixture::
+With pytest, request the fixture ``configuration_cache``, which skips where there are no servers::
 
-    @pytest.fixture
-    async def system():
+    async def test_my_service(configuration_cache):
         async with configuration_cache() as system:
-            yield system
+            ...
 
 The servers are private, started by the first system and shared by all of a process; ``CONFIGCACHE_TEST_BROKER_URL`` and
 ``CONFIGCACHE_TEST_DATABASE_URL`` name foreign ones instead. Every system has a virtual host and a database of its own.
@@ -33,6 +32,7 @@ from configcache.command import ClearConfigurationCache
 from configcache.publisher import Publisher
 from configcache.topology import COMMAND_QUEUE, DEAD_LETTER_QUEUE
 from configcache_worker.app import Worker, build_worker, table_layout
+from configcache_worker.local.errors import ServerUnavailable
 from configcache_worker.local.servers import Servers
 from configcache_worker.postgres.migrations import migrate
 from configcache_worker.postgres.rows import CacheRow, CacheRows
@@ -46,7 +46,15 @@ from configcache_worker.settings import (
     WorkerSettings,
 )
 
-__all__ = ["CacheRow", "ConfigurationCacheSystem", "DeadLetter", "NotSettled", "configuration_cache"]
+__all__ = [
+    "CacheRow",
+    "ConfigurationCacheSystem",
+    "DeadLetter",
+    "NotSettled",
+    "ServerUnavailable",
+    "Servers",
+    "configuration_cache",
+]
 
 _T = TypeVar("_T")
 
@@ -70,8 +78,9 @@ class ConfigurationCacheSystem:
         """What the worker runs with, the URLs of virtual host and database included."""
         self.bench = bench
         """For publishing what no :class:`~configcache.publisher.Publisher` would, and for looking into queues."""
+        self.publisher = publisher
+        """For the code under test, to publish as it does in production."""
         self.worker: Worker | None = None
-        self._publisher = publisher
         self._rows = rows
         self._running: asyncio.Task[None] | None = None
         self._letters_before = 0
@@ -83,7 +92,7 @@ class ConfigurationCacheSystem:
         """Publish *commands*, in order; when this returns, the broker has them in the worker's queue."""
         for start in range(0, len(commands), _PUBLISHES_AT_ONCE):
             some = commands[start : start + _PUBLISHES_AT_ONCE]
-            await asyncio.gather(*(self._publisher.publish(command) for command in some))
+            await asyncio.gather(*(self.publisher.publish(command) for command in some))
 
     async def publish_raw(self, *bodies: bytes) -> None:
         """Publish *bodies* as they are, without properties, as the barest client would."""

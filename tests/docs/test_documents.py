@@ -4,7 +4,8 @@ Every code block of the documents is executed, or is output.
 What happens to a block says its info string, which GitHub uses for colours and does not show:
 
 =========  =============================================================================================================
-python     executed, with ``await`` and ``async with`` at the top level too; functions called ``test_*`` are called
+python     executed, with ``await`` and ``async with`` at the top level too; functions called ``test_*`` are called, with
+           the fixtures they ask for
 sh         executed by a shell in an empty folder; every command must succeed
 console    the lines behind ``$`` are executed by a shell, and must print the lines between them; ``…`` stands for
            anything, a failure is no error
@@ -114,7 +115,7 @@ def test_every_block_is_of_a_kind_that_is_executed_or_output(block):
 
 
 @each("python")
-async def test_python_runs(block, settings, servers, monkeypatch):
+async def test_python_runs(block, settings, servers, monkeypatch, request):
     monkeypatch.setattr(testing, "_shared_servers", lambda: servers)
     code = compile(
         _on_private_servers(block.text, settings),
@@ -127,7 +128,8 @@ async def test_python_runs(block, settings, servers, monkeypatch):
 
     await _finished(eval(code, names))
     for name in [name for name in names if name.startswith("test_")]:
-        await _finished(names[name]())
+        wanted = inspect.signature(names[name]).parameters
+        await _finished(names[name](**{fixture: request.getfixturevalue(fixture) for fixture in wanted}))
 
 
 async def _finished(outcome):

@@ -12,6 +12,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Iterable
+from operator import length_hint
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
@@ -197,7 +198,7 @@ class Publisher:
         batch = _Batch(commands)
         lanes = [
             asyncio.create_task(self._publish_in_turn(batch), name="publish_many")
-            for _ in range(self._max_in_flight)
+            for _ in range(min(self._max_in_flight, length_hint(commands, self._max_in_flight)))
         ]
         try:
             await asyncio.gather(*lanes)

@@ -5,3 +5,7 @@ GRANT SELECT, UPDATE, DELETE ON configuration_cache TO worker;
 
 -- Who builds the configurations and reads them from the cache.
 GRANT SELECT, INSERT, UPDATE ON configuration_cache TO builder;
+
+-- UPDATE is for SELECT ... FOR UPDATE here too. Services that enqueue get the right to execute
+-- enqueue_clear_configuration_cache, and none to the table.
+GRANT SELECT, UPDATE, DELETE ON configuration_cache_outbox TO relay;

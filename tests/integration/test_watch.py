@@ -112,6 +112,22 @@ async def test_what_changes_nothing_enqueues_nothing(watched, no_change):
     assert await clears(watched) == 0
 
 
+async def test_a_merge_enqueues_for_what_it_changed(watched):
+    if watched.get_server_version() < (15,):
+        pytest.skip("this PostgreSQL has no MERGE")
+    merge = (
+        "MERGE INTO extapp USING (VALUES ({id}, '{name}')) AS new (id, name) ON extapp.id = new.id "
+        "WHEN MATCHED THEN UPDATE SET name = new.name WHEN NOT MATCHED THEN INSERT (id, name) VALUES (new.id, new.name)"
+    )
+    await watched.execute(merge.format(id=1, name="changed"))
+    assert await clears(watched) == 1
+    await watched.execute(merge.format(id=9, name="new"))
+    assert await clears(watched) == 1
+    await watched.execute(merge.format(id=9, name="new"))
+
+    assert await clears(watched) == 0
+
+
 async def test_copy_is_a_change(watched):
     await watched.copy_records_to_table("extapp", columns=["id"], records=[(7,), (8,)])
 
@@ -389,6 +405,21 @@ async def test_who_may_not_make_triggers_may_not_watch(watched):
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         await watched.execute("SELECT configuration_cache_watch('extapp', 'WebClient', 'Mobile')")
     await watched.execute("RESET ROLE; DROP OWNED BY watch_stranger; DROP ROLE watch_stranger")
+
+
+async def test_the_documented_rights_are_enough_to_watch_a_table_of_ones_own(sql):
+    await sql.execute(
+        "DROP ROLE IF EXISTS watch_owner; CREATE ROLE watch_owner; GRANT ALL ON SCHEMA test TO watch_owner;"
+        "GRANT EXECUTE ON FUNCTION configuration_cache_watch(regclass, text, text, text[]),"
+        " configuration_cache_unwatch(regclass, text, text), configuration_cache_watched() TO watch_owner;"
+        "SET ROLE watch_owner;"
+        "CREATE TABLE extapp (id int); SELECT configuration_cache_watch('extapp', 'WebClient', 'Web');"
+        "INSERT INTO extapp VALUES (1);"
+        "SELECT configuration_cache_unwatch('extapp'); INSERT INTO extapp VALUES (2); RESET ROLE"
+    )
+
+    assert await clears(sql) == 1
+    await sql.execute("DROP OWNED BY watch_owner; DROP ROLE watch_owner")
 
 
 async def test_many_sessions_change_the_table_at_once_and_every_change_is_cleared(watched, database):

@@ -130,6 +130,7 @@ def test_a_number_that_is_none_is_told_with_what_it_must_be(capsys, option, valu
     ("verb", "missing"),
     [
         (["worker"], ["broker.url", "database.url"]),
+        (["relay"], ["broker.url", "database.url"]),
         ([*PUBLISH, "--associate", "42"], ["broker.url"]),
         (["migrate"], ["database.url"]),
         (["topology"], ["broker.url"]),

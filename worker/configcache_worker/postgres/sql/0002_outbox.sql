@@ -27,7 +27,6 @@ COMMENT ON TABLE configuration_cache_outbox IS 'Commands to publish. Emptied by 
 -- the same whatever standard_conforming_strings says; the escapes are then the regular expression's, in any encoding.
 CREATE FUNCTION configuration_cache_fault_of_name(property text, name text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE
         WHEN name IS NULL THEN 'missing-' || property || ': ' || property || ' is required'

@@ -118,6 +118,7 @@ class Publisher:
         )
         self._running: asyncio.Task[None] | None = None
         self._last_failure: BaseException | None = None
+        self._is_closed = False
 
     def __repr__(self) -> str:
         hosts = ",".join(str(address.host) for address in addresses(self._url))
@@ -133,6 +134,7 @@ class Publisher:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._is_closed = True
         await self._supervisor.stop()
         if self._running is not None:
             await self._running
@@ -181,6 +183,8 @@ class Publisher:
             try:
                 return await self._attempt(body, context)
             except self._retries.on:
+                if self._is_closed:
+                    raise
                 await asyncio.sleep(delay_s)
         return await self._attempt(body, context)
 

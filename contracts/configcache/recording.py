@@ -86,7 +86,6 @@ class RecordingPublisher(publisher.Publisher):
         """The trace headers of each of them; empty where there was no trace."""
         self._failure: Failure | None = None
         self._times = 0
-        self._is_closed = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}, {len(self.commands)} commands>"

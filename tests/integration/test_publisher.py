@@ -584,8 +584,9 @@ async def test_publishing_outside_of_the_context_is_a_mistake_told_at_once(vhost
         await Publisher(url=vhost).publish(COMMAND)
 
 
-async def test_publishing_after_the_end_fails_at_once(vhost):
-    publisher = Publisher(url=vhost)
+@pytest.mark.parametrize("retries", [Retries(), Retries(attempts=1000)], ids=["once", "with retries"])
+async def test_publishing_after_the_end_fails_at_once(vhost, retries):
+    publisher = Publisher(url=vhost, retries=retries)
     async with publisher:
         pass
 

@@ -152,6 +152,8 @@ class Relay:
             session = await self._sessions.session(after=failed)
             # No transaction is begun, and none held open, for a broker that is known to be away.
             await self._publisher.wait_connected()
+            if session is not self._sessions.current:
+                continue
             move = await self._move(session)
             if move is None:
                 failed = session

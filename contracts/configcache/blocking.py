@@ -183,8 +183,9 @@ class Publisher:
 class Connection(Protocol):
     """What :func:`enqueue` needs: psycopg's ``Connection``, any cursor of the DB-API, Django's among them."""
 
-    def execute(self, query: str, /) -> object:
-        """Execute one statement without parameters."""
+    # Not str: psycopg's own annotation wants literals, and a type checker would refuse its connections.
+    def execute(self, query: Any, /) -> object:  # noqa: ANN401
+        """Execute one statement, a ``str`` without parameters."""
         ...
 
 

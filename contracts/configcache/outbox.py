@@ -8,7 +8,7 @@ commit. Nothing here knows a database driver: whatever has ``execute(sql)`` will
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from configcache.command import ClearConfigurationCache
@@ -19,8 +19,9 @@ __all__ = ["Connection", "enqueue", "statement"]
 class Connection(Protocol):
     """What :func:`enqueue` needs of a connection: asyncpg's, psycopg's ``AsyncConnection``, their pools' and others."""
 
-    def execute(self, query: str, /) -> Awaitable[object]:
-        """Execute one statement without parameters."""
+    # Not str: psycopg's own annotation wants literals, and a type checker would refuse its connections.
+    def execute(self, query: Any, /) -> Awaitable[object]:  # noqa: ANN401
+        """Execute one statement, a ``str`` without parameters."""
         ...
 
 

@@ -34,7 +34,10 @@ def outcome(pytester, monkeypatch):
 @pytest.mark.parametrize(
     ("no_server", "words"),
     [
-        ({"PATH": "/nowhere"}, "epmd is not on PATH"),
+        (
+            {"PATH": "/nowhere", "CONFIGCACHE_TEST_DATABASE_URL": "postgresql://x/y"},
+            "epmd is not on PATH",
+        ),
         (
             {
                 "CONFIGCACHE_TEST_BROKER_URL": "amqp://127.0.0.1:1/",

@@ -238,7 +238,7 @@ async def test_a_frozen_broker_holds_a_transaction_for_the_timeout_and_no_longer
         line.thaw()
         await emptied(sql)
 
-    assert 0 < longest_s < 1.0
+    assert 0 < longest_s < 2.5  # half a second, on a busy machine
     assert ALL in await commands_in(broker)
 
 

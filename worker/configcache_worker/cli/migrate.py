@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
         Each migration is applied once, in a transaction of its own. Safe to repeat,
         and from many places at once: they take turns. A schema that is missing is
-        created too. Not needed for a cache table of your own (cache.table), which
-        is never touched.
+        created too. A cache table of your own (cache.table) is never touched, and
+        does without; the outbox and watched tables need it all the same.
         """,
         """
         settings: the sections database, cache (for cache.schema)

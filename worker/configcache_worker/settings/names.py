@@ -6,6 +6,7 @@ Derived from the models of :mod:`~configcache_worker.settings.sections`; a setti
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -67,6 +68,10 @@ class Setting:
             return masked(str(value)) if re.fullmatch(r"\w+://\S+", str(value)) else "***"
         if isinstance(value, bool):
             return str(value).lower()
+        if isinstance(value, tuple):
+            return json.dumps(
+                [{name: part for name, part in table.items() if part is not None} for table in value]
+            )
         text = f"{value:g}" if isinstance(value, float) else str(value)
         return text if text and text.isprintable() else f"{text!r}"
 
@@ -88,6 +93,8 @@ def settings_of(model: type[BaseModel], path: tuple[str, ...]) -> Iterator[Setti
 
 
 def _expected(field: FieldInfo) -> str:
+    if get_origin(field.annotation) is tuple:
+        return "a list of tables"
     if field.annotation is bool:
         return "true or false"
     if get_origin(field.annotation) is Literal:

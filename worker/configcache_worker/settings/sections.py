@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from configcache.switch import CacheOverride, check_overrides, read_overrides
 from configcache_worker.settings.urls import check_broker_url, check_database_url
 
 _MAX_IDENTIFIER_BYTES: Final = 63
@@ -49,6 +50,10 @@ def _identifier(value: str) -> str:
 
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
+
+
+def _overrides(value: object) -> object:
+    return read_overrides(value) if isinstance(value, str) else value
 
 
 SECRET: Final[dict[str, Any]] = {"secret": True}
@@ -139,6 +144,18 @@ class CacheSettings(Section):
     schema_: Identifier = Field("public", alias="schema", description="Schema of the table.")
     table: Identifier = Field("configuration_cache", description="Name of the table.")
     columns: CacheColumns = Field(default_factory=CacheColumns, description="Names of its key columns.")
+    enabled: bool = Field(
+        True,
+        description="Whether readers cache what they build. When false they build every time and store nothing; "
+        "commands are consumed and clear all the same.",
+    )
+    overrides: Annotated[
+        tuple[CacheOverride, ...], BeforeValidator(_overrides), AfterValidator(check_overrides)
+    ] = Field(
+        (),
+        description="Other values of `cache.enabled`: for an `application`, or for an `instance` of it. "
+        "The most specific counts. In a variable: a JSON list.",
+    )
 
 
 class WorkerSettings(Section):

@@ -74,4 +74,4 @@ def test_every_row_of_the_fault_matrix_is_listed():
         for number in cell.split(",")
     }
 
-    assert rows == listed == set(range(1, 30))
+    assert rows == listed == set(range(1, 34))

@@ -125,6 +125,13 @@ WORKER_PERMISSIONS: Final = Permissions(
     read=_any_of(COMMAND_QUEUE),
 )
 
+SUBSCRIBER_PERMISSIONS: Final = Permissions(
+    configure=r"^amq\.gen-",
+    write=r"^amq\.gen-",
+    read=r"^(amq\.gen-.*|" + EVENT_EXCHANGE.replace(".", r"\.") + ")$",
+)
+"""For whoever listens to news, with a queue that the broker names."""
+
 # Binding writes to the queue and reads the exchange; declaring a queue with a dead-letter exchange reads the queue and
 # writes to that exchange.
 SETUP_PERMISSIONS: Final = Permissions(

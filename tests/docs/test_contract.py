@@ -82,6 +82,7 @@ def test_the_rights_are_those_of_the_topology():
     roles = {
         "producer": topology.PRODUCER_PERMISSIONS,
         "worker": topology.WORKER_PERMISSIONS,
+        "subscriber": topology.SUBSCRIBER_PERMISSIONS,
         "set-up": topology.SETUP_PERMISSIONS,
     }
 

@@ -115,13 +115,14 @@ def row(associate, instance="Web"):
 
 
 class Rig:
-    def __init__(self, *, policy=QUICK, **limits):
+    def __init__(self, *, policy=QUICK, announcer=None, **limits):
         self.session, self.table, self.dead_letters = FakeSession(), FakeTable(), FakeDeadLetters()
         self.pipeline = Pipeline(
             table=self.table,
             dead_letters=self.dead_letters,
             policy=policy,
             limits=Limits(**limits),
+            announcer=announcer,
         )
 
     def receive(self, *bodies, **changes):

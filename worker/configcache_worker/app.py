@@ -26,6 +26,7 @@ from configcache_worker.postgres.statements import TableLayout
 from configcache_worker.rabbitmq.dead_letters import RabbitDeadLetters
 from configcache_worker.rabbitmq.declare import TopologyMismatch, declare
 from configcache_worker.rabbitmq.deliveries import Deliveries, DeliverySession
+from configcache_worker.rabbitmq.news import RabbitAnnouncer
 from configcache_worker.relay import Relay
 from configcache_worker.settings import CacheSettings, DatabaseSettings, Settings
 
@@ -52,6 +53,7 @@ class Worker:
         table: PostgresCacheTable,
         deliveries: Deliveries,
         dead_letters: RabbitDeadLetters,
+        announcer: RabbitAnnouncer | None = None,
         policy: RetryPolicy,
         drain_timeout_s: float,
         health_address: tuple[str, int] | None,
@@ -63,6 +65,7 @@ class Worker:
         self._table = table
         self._deliveries = deliveries
         self._dead_letters = dead_letters
+        self._announcer = announcer
         self._drain_timeout_s = drain_timeout_s
         self._health = health_address and HealthServer(*health_address, readiness=self.readiness)
         self._stopping = asyncio.Event()
@@ -90,20 +93,22 @@ class Worker:
                     "give each worker on a host a telemetry.port of its own, or 0 for none"
                 ) from error
         pipeline = asyncio.create_task(self.pipeline.run(), name="pipeline")
-        sessions = asyncio.create_task(self.sessions.run(), name="sessions")
+        parts = [pipeline, asyncio.create_task(self.sessions.run(), name="sessions")]
+        if self._announcer is not None:
+            parts.append(asyncio.create_task(self._announcer.run(), name="news"))
         stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
         log.info("worker.started")
         try:
-            await asyncio.wait({pipeline, sessions, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({*parts, stopping}, return_when=asyncio.FIRST_COMPLETED)
             if self._refusal is not None:
                 raise self._refusal
-            for task in (pipeline, sessions):
+            for task in parts:
                 if task.done():
                     task.result()
             await self._drain(pipeline)
             given_back = self.pipeline.in_flight
         finally:
-            await self._close(pipeline, sessions, stopping)
+            await self._close(*parts, stopping)
         totals = self.pipeline.totals
         log.info(
             "worker.stopped",
@@ -177,6 +182,8 @@ class Worker:
         if session is not None and not session.has_ended:
             # Without an answer from the broker behind them the last acknowledgements would be lost.
             await session.flush()
+        if self._announcer is not None:
+            await self._announcer.flush()
 
     async def _close(self, *tasks: asyncio.Task[object]) -> None:
         # From the last line to the first: the source, then what works on it, the probes that ask it, and at the end what
@@ -184,6 +191,8 @@ class Worker:
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._table.close)
             stack.push_async_callback(self._dead_letters.stop)
+            if self._announcer is not None:
+                stack.push_async_callback(self._announcer.stop)
             if self._health:
                 stack.push_async_callback(self._health.stop)
             stack.push_async_callback(_cancel, *tasks)
@@ -224,6 +233,15 @@ def build_worker(settings: Settings) -> Worker:
         connect_timeout_s=broker.connect_timeout_s,
         heartbeat_s=broker.heartbeat_s,
     )
+    announcer = None
+    if limits.publish_events:
+        announcer = RabbitAnnouncer(
+            url=broker.url,
+            prepare=prepare,
+            policy=policy,
+            connect_timeout_s=broker.connect_timeout_s,
+            heartbeat_s=broker.heartbeat_s,
+        )
     pipeline = Pipeline(
         table=table,
         dead_letters=dead_letters,
@@ -234,6 +252,7 @@ def build_worker(settings: Settings) -> Worker:
             chunk_rows=limits.chunk_rows,
             max_held_bytes=limits.max_held_bytes,
         ),
+        announcer=announcer,
     )
     deliveries = Deliveries(
         url=broker.url,
@@ -248,6 +267,7 @@ def build_worker(settings: Settings) -> Worker:
         table=table,
         deliveries=deliveries,
         dead_letters=dead_letters,
+        announcer=announcer,
         policy=policy,
         drain_timeout_s=limits.drain_timeout_s,
         health_address=(telemetry.host, telemetry.port) if telemetry.port else None,

@@ -23,7 +23,8 @@ from configcache_worker.core.bounds import Limits, Totals
 from configcache_worker.core.coalesce import Work, coalesce, singles, split, tags
 from configcache_worker.core.faults import Blame, Pace, blame
 from configcache_worker.core.intake import Intake
-from configcache_worker.core.ports import CacheTable, Letter, Position, Scope, TableFault
+from configcache_worker.core.news import news_of
+from configcache_worker.core.ports import Announcer, CacheTable, Letter, Position, Scope, TableFault
 from configcache_worker.core.trials import Trials
 from configcache_worker.core.waiting import now, wait_for
 
@@ -59,6 +60,7 @@ class Clearing:
         limits: Bounds of a batch and a transaction.
         totals: Counts what was cleared.
         condemn: Takes over a delivery that can never succeed; without a letter, one that was too long to keep.
+        announcer: Is told what was cleared, if anybody wants to know.
     """
 
     def __init__(
@@ -69,11 +71,13 @@ class Clearing:
         limits: Limits,
         totals: Totals,
         condemn: Callable[[Intake, int, Letter | None], None],
+        announcer: Announcer | None = None,
     ) -> None:
         self._table = table
         self._policy = policy
         self._totals = totals
         self._condemn = condemn
+        self._announcer = announcer
         self._trials = Trials()
         self._most = Pace(scopes=limits.batch, rows=limits.chunk_rows)
         self._pace = self._most
@@ -247,6 +251,8 @@ class Clearing:
         self._pace = self._pace.faster(self._most)
         self._fruitless_rounds = 0
         self._resume()
+        if self._announcer is not None:
+            self._announcer.announce(news_of(group, rows=cleared.rows))
         log.info(
             "batch.cleared",
             commands=len(done),

@@ -24,7 +24,7 @@ from configcache_worker.core.burials import Burials
 from configcache_worker.core.clearing import Clearing
 from configcache_worker.core.decoding import Decoder
 from configcache_worker.core.intake import Intake
-from configcache_worker.core.ports import CacheTable, DeadLetters, Delivery, Letter, Session
+from configcache_worker.core.ports import Announcer, CacheTable, DeadLetters, Delivery, Letter, Session
 
 log = structlog.stdlib.get_logger()
 
@@ -38,10 +38,17 @@ class Pipeline:
         dead_letters: Where deliveries go that can never succeed.
         policy: Delays between tries.
         limits: Bounds of memory and batch size.
+        announcer: Is told what was cleared, if anybody wants to know.
     """
 
     def __init__(
-        self, *, table: CacheTable, dead_letters: DeadLetters, policy: RetryPolicy, limits: Limits
+        self,
+        *,
+        table: CacheTable,
+        dead_letters: DeadLetters,
+        policy: RetryPolicy,
+        limits: Limits,
+        announcer: Announcer | None = None,
     ) -> None:
         self.totals = Totals()
         self._limits = limits
@@ -54,7 +61,12 @@ class Pipeline:
             totals=self.totals,
         )
         self._clearing = Clearing(
-            table=table, policy=policy, limits=limits, totals=self.totals, condemn=self._burials.condemn
+            table=table,
+            policy=policy,
+            limits=limits,
+            totals=self.totals,
+            condemn=self._burials.condemn,
+            announcer=announcer,
         )
 
     def __repr__(self) -> str:

@@ -134,6 +134,30 @@ class CacheTable(Protocol):
         ...
 
 
+class News(NamedTuple):
+    """What a committed batch has cleared of one application and instance."""
+
+    application: str
+    instance: str
+    associates: frozenset[int] | None
+    """None: everybody's."""
+    rows: int | None
+    """Rows deleted, where that is known of this application and instance alone."""
+    commands: int
+
+
+class Announcer(Protocol):
+    """Whoever tells others what was cleared. A hint: nobody waits for it."""
+
+    def announce(self, news: Sequence[News]) -> None:
+        """
+        Take *news* over. Synchronous on purpose: a batch that is committed is acknowledged at once.
+
+        What becomes of it is not told. It may be merged with other news, told twice, or lost with the process.
+        """
+        ...
+
+
 class TableFault(Exception):
     """
     A statement on the cache table failed.

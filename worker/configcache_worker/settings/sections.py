@@ -183,6 +183,12 @@ class WorkerSettings(Section):
     )
     longest_retry_s: Seconds = Field(10, description="Longest wait between two attempts, in seconds.")
 
+    publish_events: bool = Field(
+        False,
+        description="Whether to publish what was cleared, for services that keep copies in their memory: "
+        "`ConfigurationCacheCleared` on the exchange `configuration.events`.",
+    )
+
     # The default is not checked: a batch takes what has arrived, so a smaller prefetch alone already bounds it.
     @field_validator("batch")
     @classmethod

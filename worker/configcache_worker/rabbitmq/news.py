@@ -1,0 +1,260 @@
+"""
+Publish what was cleared, for whoever keeps copies in memory.
+
+A hint, and never in anybody's way: the clearing side hands news over and goes on. What waits here is merged, application by
+application and instance by instance, so that an hour without a broker that takes it costs little memory and ends with one
+event each. On a connection of its own, which a blocked publisher cannot take from the consumer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+import structlog
+from aio_pika import DeliveryMode, Message
+
+from configcache.connection import (
+    BrokerUnavailable,
+    RetryPolicy,
+    Supervisor,
+    broker_errors,
+    close_connection,
+    connect,
+    is_blocked,
+)
+from configcache.events import EVENT_TYPE, MOST_ASSOCIATES, ConfigurationCacheCleared
+from configcache.topology import EVENT_EXCHANGE
+from configcache_worker.core.ports import News
+
+if TYPE_CHECKING:
+    from aio_pika.abc import AbstractConnection, AbstractExchange
+
+log = structlog.stdlib.get_logger()
+
+MOST_HELD: Final = 10_000
+"""Most applications and instances of which news wait."""
+
+_MUTE_AFTER: Final = 5
+"""After so many failures in a row a channel is given up, even if it seems to live."""
+
+
+class RabbitAnnouncer:
+    """
+    Publishes news to the exchange of events; a :class:`~configcache_worker.core.ports.Announcer`.
+
+    Args:
+        url: The broker's.
+        policy: Delays between attempts to connect or to publish.
+        connect_timeout_s: For connecting.
+        heartbeat_s: A silent broker is noticed after about three times this.
+        confirm_timeout_s: How long the broker may take to confirm what was published, before it is published again.
+        prepare: Called with each new connection before anything is published, to see to the topology.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        policy: RetryPolicy,
+        connect_timeout_s: float,
+        heartbeat_s: int,
+        confirm_timeout_s: float = 1.0,
+        prepare: Callable[[AbstractConnection], Awaitable[None]] | None = None,
+    ) -> None:
+        self._url = url
+        self._policy = policy
+        self._connect_timeout_s = connect_timeout_s
+        self._heartbeat_s = heartbeat_s
+        self._confirm_timeout_s = confirm_timeout_s
+        self._prepare = prepare
+        self._waiting: dict[tuple[str, str], News] = {}
+        self._came = asyncio.Event()
+        self._all_told = asyncio.Event()
+        self._all_told.set()
+        self._sessions = Supervisor(
+            name="news", open=self._open_session, policy=policy, on_failure=self._tell_failure
+        )
+
+    def __repr__(self) -> str:
+        return f"<RabbitAnnouncer waiting={len(self._waiting)} {self._sessions!r}>"
+
+    def announce(self, news: Sequence[News]) -> None:
+        """Take *news* over; see :class:`~configcache_worker.core.ports.Announcer`."""
+        for each in news:
+            key = (each.application, each.instance)
+            earlier = self._waiting.get(key)
+            if earlier is None and len(self._waiting) >= MOST_HELD:
+                log.error(
+                    "news.dropped",
+                    application=each.application,
+                    instance=each.instance,
+                    consequence="copies in memory stay until their own limit of age",
+                )
+                continue
+            self._waiting[key] = merged(earlier, each)
+        self._came.set()
+        self._all_told.clear()
+
+    async def run(self) -> None:
+        """Publish until :meth:`stop`. To be called once."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._sessions.run(), name="news sessions")
+            tasks.create_task(self._publish_on(), name="publish news")
+
+    async def flush(self) -> None:
+        """Give what still waits a last chance, no longer than a confirm may take."""
+        try:
+            async with asyncio.timeout(self._confirm_timeout_s):
+                await self._all_told.wait()
+        except TimeoutError:
+            log.warning(
+                "news.untold",
+                count=len(self._waiting),
+                consequence="copies in memory stay until their own limit of age",
+            )
+
+    async def stop(self) -> None:
+        """Close the connection, and end :meth:`run`. Safe to repeat."""
+        await self._sessions.stop()
+        self._came.set()
+
+    async def _publish_on(self) -> None:
+        attempt = 0
+        while True:
+            await self._came.wait()
+            try:
+                session = await self._sessions.session()
+            except BrokerUnavailable:
+                return  # stopped
+            self._came.clear()
+            some, self._waiting = self._waiting, {}
+            try:
+                async with asyncio.timeout(self._confirm_timeout_s):
+                    await asyncio.gather(*(session.publish(news) for news in some.values()))
+            except (BrokerUnavailable, TimeoutError) as error:
+                attempt += 1
+                if attempt >= _MUTE_AFTER:
+                    await session.end_if_mute()
+                self._tell_failure(attempt, delay_s := self._policy.delay_s(attempt), error)
+                self._put_back(some)
+                await asyncio.sleep(delay_s)
+            else:
+                attempt = 0
+                if not self._waiting:
+                    self._all_told.set()
+
+    def _put_back(self, some: dict[tuple[str, str], News]) -> None:
+        """Let *some* wait again, merged with what came meanwhile. Publishing news twice is harmless."""
+        for key, later in self._waiting.items():
+            some[key] = merged(some.get(key), later)
+        self._waiting = some
+        self._came.set()
+
+    async def _open_session(self) -> _Session:
+        connection = await connect(
+            self._url,
+            name="configcache worker news",
+            timeout_s=self._connect_timeout_s,
+            heartbeat_s=self._heartbeat_s,
+        )
+        try:
+            if self._prepare is not None:
+                await self._prepare(connection)
+            with broker_errors("cannot open a channel"):
+                return await _Session.open(connection)
+        except BaseException:
+            await close_connection(connection)
+            raise
+
+    def _tell_failure(self, attempt: int, delay_s: float, cause: BaseException) -> None:
+        log.warning(
+            "news.unavailable",
+            attempt=attempt,
+            retry_in_s=round(delay_s, 3),
+            error=str(cause) or "no confirm in time",
+            consequence="news is held and merged; commands are cleared as ever",
+        )
+
+
+def merged(earlier: News | None, later: News) -> News:
+    """Two pieces of news of one application and instance as one."""
+    if earlier is None:
+        return later
+    both = earlier.associates is not None and later.associates is not None
+    return later._replace(
+        associates=(earlier.associates or frozenset()) | (later.associates or frozenset()) if both else None,
+        rows=None if earlier.rows is None or later.rows is None else earlier.rows + later.rows,
+        commands=earlier.commands + later.commands,
+    )
+
+
+def event_of(news: News) -> ConfigurationCacheCleared:
+    """*news* as it is published."""
+    named = news.associates if news.associates and len(news.associates) <= MOST_ASSOCIATES else None
+    return ConfigurationCacheCleared(
+        application=news.application,
+        instance=news.instance,
+        for_all_associates=named is None,
+        associate_ids=tuple(sorted(named or ())),
+        rows=news.rows,
+        commands=news.commands,
+    )
+
+
+class _Session:
+    """One connection with one publishing channel. The end of either has ended both."""
+
+    def __init__(self, connection: AbstractConnection, exchange: AbstractExchange) -> None:
+        self._connection = connection
+        self._exchange = exchange
+        self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        connection.close_callbacks.add(lambda *_: self.end("the connection of the news was closed"))
+
+    @classmethod
+    async def open(cls, connection: AbstractConnection) -> _Session:
+        channel = connection.channel(publisher_confirms=True)
+        await channel.initialize()
+        session = cls(connection, await channel.get_exchange(EVENT_EXCHANGE, ensure=False))
+        channel.close_callbacks.add(
+            lambda _, cause: session.end(f"the channel of the news was closed: {cause}")
+        )
+        return session
+
+    async def publish(self, news: News) -> None:
+        """
+        Publish *news* and wait for the confirm. Whether anybody listens doesn't matter.
+
+        Raises:
+            BrokerUnavailable: The broker may not have it.
+        """
+        event = event_of(news)
+        message = Message(
+            event.encode(),
+            content_type="application/json",
+            type=EVENT_TYPE,
+            message_id=uuid.uuid4().hex,
+            delivery_mode=DeliveryMode.NOT_PERSISTENT,
+            headers={"published-at": time.time_ns() // 1_000_000},
+        )
+        with broker_errors("news was not confirmed"):
+            await self._exchange.publish(message, event.routing_key, mandatory=False)
+
+    async def wait_ended(self) -> str:
+        return await asyncio.shield(self._ended)
+
+    async def close(self) -> None:
+        await close_connection(self._connection)
+
+    async def end_if_mute(self) -> None:
+        """End the session, which has confirmed nothing for long, unless an alarm is the reason: the next may do better."""
+        if not await is_blocked(self._connection):
+            self.end("the channel of the news has long confirmed nothing")
+
+    def end(self, reason: str) -> None:
+        """End the session. Safe to repeat."""
+        if not self._ended.done():
+            self._ended.set_result(reason)

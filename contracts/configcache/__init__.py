@@ -9,6 +9,8 @@ Publish a command; it is done when the broker has it on disk, in a queue::
         await publisher.publish(ClearConfigurationCache.for_all("WebClient", "Web"))
         await publisher.publish(ClearConfigurationCache.for_associate("WebClient", "Web", 42))
 
+The other side of the cache is ``cache`` (read through it, or build) and ``events`` (news of what was cleared).
+
 The rest: ``blocking`` (the same without an event loop), ``outbox`` (a command in your own transaction), ``recording``
 (for tests), ``wire`` (bytes and properties to a command and back), ``topology`` (the broker's set-up as data),
 ``documents`` (the contract for machines), ``connection`` (one session at a time, for whoever talks to the broker).

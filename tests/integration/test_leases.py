@@ -12,6 +12,7 @@ from configcache_worker.core.ports import Scope
 from configcache_worker.postgres.cache_table import PostgresCacheTable
 from configcache_worker.postgres.connection import TimeLimits
 from configcache_worker.postgres.migrations import migrate
+from configcache_worker.postgres.rows import CacheRow, CacheRows
 from configcache_worker.postgres.statements import TableLayout
 from tests.conftest import available
 
@@ -154,6 +155,19 @@ async def test_a_build_that_is_given_up_leaves_nothing_behind(reader):
     assert await reader.row() is None
     assert not await reader.release(begun["lease"])
     assert not await reader.store(begun["lease"])
+
+
+async def test_what_is_being_built_or_was_given_up_by_a_dead_builder_is_not_counted_as_cached(
+    reader, migrated
+):
+    await reader.begin()
+    await reader.connection.execute(IN_THE_PAST)
+    async with CacheRows(migrated, TableLayout()) as rows:
+        assert await rows.all() == set()
+
+        await reader.store((await reader.begin())["lease"])
+
+        assert await rows.all() == {CacheRow(*KEY)}
 
 
 async def test_a_refresh_keeps_the_old_xml_readable_until_the_new_one_is_stored(reader):

@@ -6,16 +6,17 @@ import pytest
 from pydantic import ValidationError
 
 from configcache.events import ConfigurationCacheCleared, binding_key, routing_key
-from configcache_worker.core.coalesce import Order, coalesce
+from configcache_worker.core.coalesce import coalesce
 from configcache_worker.core.news import news_of
 from configcache_worker.core.ports import News, Scope
 from configcache_worker.rabbitmq.news import event_of, merged
-from tests.unit.rig import Rig, everybody, one, refuse, row, running
+from tests.unit.rig import FakeSession, Rig, everybody, one, refuse, row, running
 from tests.waiting import eventually
 
 
 def scopes(*wanted):
-    return coalesce([Order(tag, Scope(*scope)) for tag, scope in enumerate(wanted, 1)])
+    deliveries = FakeSession().deliveries(*(b"" for _ in wanted))
+    return coalesce(zip(deliveries, (Scope(*scope) for scope in wanted), strict=True))
 
 
 def test_a_batch_makes_one_piece_of_news_for_each_application_and_instance():

@@ -49,7 +49,7 @@ class CacheRows:
         await self._open().execute(self._insert, applications, instances, associates, items, xml)
 
     async def all(self) -> set[CacheRow]:
-        """The keys of all rows."""
+        """The keys of all cached rows."""
         return {CacheRow(*row) for row in await self._open().fetch(self._select)}
 
     async def execute(self, sql: str) -> None:

@@ -166,5 +166,6 @@ ON CONFLICT DO NOTHING"""
 
 
 def select_keys(layout: TableLayout) -> str:
-    """The keys of all rows, in no order."""
-    return f"SELECT {', '.join(map(quoted, layout.key))} FROM {layout.name}"
+    """The keys of all cached rows, in no order. In our own table, those without content are only being built."""
+    cached = " WHERE xml IS NOT NULL" if layout.key == TableLayout().key else ""
+    return f"SELECT {', '.join(map(quoted, layout.key))} FROM {layout.name}{cached}"

@@ -34,11 +34,10 @@ INSERT INTO configuration_cache (application, instance, associate_id, item, leas
 SELECT *, gen_random_uuid(), now() + interval '30 seconds' FROM ({KEYS}) AS keys"""
 LEASE = """
 UPDATE configuration_cache SET lease = gen_random_uuid(), leased_until = now() + interval '30 seconds', xml = NULL
-WHERE item = 'page0' AND $1 > 0"""
+WHERE item = 'page0'"""
 STORE = """
 UPDATE configuration_cache SET lease = NULL, leased_until = NULL, built_at = now(),
-    xml = '<page>' || repeat(md5(random()::text), 8) || '</page>'
-WHERE $1 > 0"""
+    xml = '<page>' || repeat(md5(random()::text), 8) || '</page>'"""
 # A tenth of the rows is being built. VACUUM FULL leaves the same rows without the versions that the UPDATE left.
 FILLS: dict[str, tuple[str, ...]] = {
     NONE: (CACHED, "VACUUM FULL configuration_cache"),

@@ -62,7 +62,7 @@ def run(installed, service):
 
 def test_a_producer_needs_nothing_of_the_workers(run):
     outcome = run(
-        "import configcache\n"
+        "import configcache, configcache.cache, configcache.events\n"
         "print(configcache.__file__)\n"
         "print(repr(configcache.ClearConfigurationCache.for_all('WebClient', 'Web')))\n",
         without=[*ONLY_THE_WORKERS, "configcache_worker"],

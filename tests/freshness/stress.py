@@ -56,6 +56,13 @@ class Report:
     stale: list[str] = field(default_factory=list)
     built: int = 0
 
+    def add(self, outputs: tuple[bytes, bytes]) -> None:
+        """Add what a reader process printed at its end."""
+        found = json.loads(outputs[0])
+        self.reads += found["reads"]
+        self.built += found.get("built", 0)
+        self.stale += found["stale"]
+
     def __str__(self) -> str:
         return (
             f"{self.reads} reads ({self.built} built) in {self.seconds:.0f} s, {self.changes} changes, "
@@ -97,17 +104,15 @@ async def stress(
         CONFIGCACHE_WORKER__CHUNK_ROWS="100",
     )
     report = Report(0, 0.0)
+    pause_s = (
+        0.02 if mutation else 0.12
+    )  # the more changes, the sooner something is found, and the fewer reads there are
     began = time.monotonic()
     options = {"url": settings.database.url, "board": str(path), "mutation": mutation and mutation.name}
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(asyncio.timeout(most_s))
         readers = [
-            await stack.enter_async_context(
-                program(
-                    "tests.freshness.readers", {**options, "number": number, "readers": READERS // PROCESSES}
-                )
-            )
-            for number in range(PROCESSES)
+            await stack.enter_async_context(_some_readers(number, options)) for number in range(PROCESSES)
         ]
         publisher = await stack.enter_async_context(Publisher(url=settings.broker.url))
         pool = await stack.enter_async_context(
@@ -115,7 +120,7 @@ async def stress(
         )
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
         for instance in INSTANCES:
-            tasks.create_task(_write(instance, board, publisher, pool, rng, report))
+            tasks.create_task(_write(instance, board, publisher, pool, rng, report, pause_s=pause_s))
         tasks.create_task(_kill_now_and_then(start, board, rng, report))
         while board.reads < reads and not board.stale:
             assert all(reader.returncode is None for reader in readers), "a reader process has ended"
@@ -123,12 +128,14 @@ async def stress(
         report.seconds = time.monotonic() - began
         board.stop()
         for reader in readers:
-            output, _ = await reader.communicate()
-            found = json.loads(output)
-            report.reads += found["reads"]
-            report.built += found.get("built", 0)
-            report.stale += found["stale"]
+            report.add(await reader.communicate())
     return report
+
+
+def _some_readers(
+    number: int, options: dict[str, object]
+) -> contextlib.AbstractAsyncContextManager[asyncio.subprocess.Process]:
+    return program("tests.freshness.readers", {**options, "number": number, "readers": READERS // PROCESSES})
 
 
 @contextlib.asynccontextmanager
@@ -150,7 +157,14 @@ async def program(module: str, options: dict[str, object]) -> AsyncIterator[asyn
 
 
 async def _write(
-    instance: str, board: Board, publisher: Publisher, pool: asyncpg.Pool, rng: random.Random, report: Report
+    instance: str,
+    board: Board,
+    publisher: Publisher,
+    pool: asyncpg.Pool,
+    rng: random.Random,
+    report: Report,
+    *,
+    pause_s: float,
 ) -> None:
     """Change the configuration of *instance* and publish, again and again; now and then wait until it is cleared."""
     while not board.is_over:
@@ -169,7 +183,7 @@ async def _write(
         if rng.random() < 0.5:
             while not board.is_over and any(board.cleared(slot) < board.published(slot) for slot in slots):
                 await asyncio.sleep(0.002)
-        await asyncio.sleep(rng.uniform(0.0, 0.12))
+        await asyncio.sleep(rng.uniform(0.0, pause_s))
 
 
 async def _kill_now_and_then(

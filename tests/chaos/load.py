@@ -10,7 +10,7 @@ from functools import partial
 
 from configcache import ClearConfigurationCache
 from configcache.connection import close_connection, connect
-from configcache.errors import PublishError
+from configcache.errors import BrokerUnavailable, PublishError
 from configcache.publisher import Publisher
 from configcache.topology import COMMAND_QUEUE, DEAD_LETTER_QUEUE
 from configcache.wire import encode
@@ -171,7 +171,10 @@ class Load:
 
     async def _is_buried(self) -> bool:
         # A poison whose confirm was lost is published twice and may be buried twice; its letter even more often.
-        if await self.depth(DEAD_LETTER_QUEUE) < len(self._unwanted()):
+        try:
+            if await self.depth(DEAD_LETTER_QUEUE) < len(self._unwanted()):
+                return False
+        except BrokerUnavailable:  # a row has deleted the queue, and nobody has declared it again yet
             return False
         return {letter.body for letter in await self.dead_letters()} >= self._unwanted()
 

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test chaos simulate mutants check bench setup lock clean
+.PHONY: help demo test chaos simulate mutants check bench bench-quick setup lock clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,8 +31,13 @@ check: setup  ## lint, formatting, types, and which module may import which
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: setup  ## drain a backlog beside the obvious worker, in interleaved rounds: about 5 minutes
-	@$(BIN)/python benchmarks/drain.py
+bench:  ## measure the worker beside its peers, on private servers: under 15 minutes
+	@scripts/setup $(VENV)-bench bench
+	@$(VENV)-bench/bin/python -m benchmarks $(ARGS)
+
+bench-quick:  ## the same with small counts, to see that it works: under 2 minutes
+	@scripts/setup $(VENV)-bench bench
+	@$(VENV)-bench/bin/python -m benchmarks --quick $(ARGS)
 
 setup:  ## only create .venv and see that RabbitMQ is there
 	@scripts/setup $(VENV)
@@ -41,5 +46,5 @@ lock:  ## resolve the dependencies anew into requirements/ (needs uv)
 	@scripts/lock $(UV)
 
 clean:  ## remove .venv and what the tools leave
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build
+	@rm -rf $(VENV) $(VENV)-bench .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache dist build
 	@find contracts worker tests -type d -name __pycache__ -prune -exec rm -rf {} +

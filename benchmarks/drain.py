@@ -1,123 +1,167 @@
-"""
-How fast is a backlog drained? The worker beside the obvious one, over the same backlog, in interleaved rounds.
+"""How fast is a backlog drained, and what does it cost?"""
 
-    .venv/bin/python benchmarks/drain.py [COMMANDS] [ROUNDS]
-
-Private servers on this machine; broker, database and worker share its processors. A round fills the cache with one row
-for each command, publishes the backlog, starts a worker process, and measures from the first row that is gone to the
-last. Afterwards cache and queue must be empty and nothing dead-lettered, or the figure does not count.
-"""
+from __future__ import annotations
 
 import asyncio
-import os
-import statistics
-import subprocess
-import sys
+import contextlib
+import dataclasses
 import time
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Self
 
-import asyncpg
-
-from configcache import ClearConfigurationCache
-from configcache.topology import COMMAND_QUEUE
+from benchmarks import processes
+from benchmarks.arena import Arena, arena
+from benchmarks.contenders import Contender
+from benchmarks.programs import PATIENCE_S, ContenderFailed, Program, running, while_alive
+from benchmarks.results import Drain
+from benchmarks.workloads import FIRST_MARK, LAST_MARK, MARKS, Workload
 from configcache_worker.local.servers import Servers
-from configcache_worker.testing import configuration_cache
 
-OURS, OBVIOUS = "configcache worker", "one at a time"
-POLL_S = 0.005
-TIMEOUT_S = 300.0
-
-
-class Figures(NamedTuple):
-    """Of one drain."""
-
-    per_s: float
-    cpu_ms_per_1000: float
+_FIRST_POLL_S = 0.005
+_MEMORY_POLL_S = 0.25
+_LAST_ACKS_S = 0.2
 
 
-async def drain(servers: Servers, name: str, count: int) -> Figures:
-    """Let the worker called *name* drain *count* commands."""
-    async with configuration_cache(servers=servers, start_worker=False) as system:
-        numbers = range(1, count + 1)
-        await system.fill([("WebClient", "Web", number, "Contact") for number in numbers])
-        await system.publish(
-            *[ClearConfigurationCache.for_associate("WebClient", "Web", number) for number in numbers]
+async def drain(
+    servers: Servers,
+    workload: Workload,
+    contender: Contender,
+    *,
+    number: int = 1,
+    workers: int = 1,
+    timeout_s: float = PATIENCE_S,
+) -> Drain:
+    """
+    Let *workers* processes of *contender* drain the backlog of *workload*, in the round *number*.
+
+    The clock runs from the first row gone to the last, or from the first message to the last acknowledgement for whom
+    deletes nothing: what it takes to start is not counted, and neither are messages done before the clock runs.
+
+    Raises:
+        ContenderFailed: It died, or left something undone or did too much.
+    """
+    bodies = workload.bodies()
+    async with arena(servers, workload, contender) as place:
+        await place.publish(bodies)
+        if not contender.deletes:
+            return await _time_itself(place, len(bodies), number, timeout_s)
+        with contextlib.ExitStack() as stack:
+            programs = [
+                stack.enter_context(running(contender, place.broker_url, place.database_url))
+                for _ in range(workers)
+            ]
+            figures = await while_alive(
+                programs, _observe(place, programs, len(bodies), number), timeout_s=timeout_s
+            )
+            # Not every contender drains when it is stopped, and the last acknowledgements follow the last commit.
+            await asyncio.sleep(_LAST_ACKS_S)
+            for program in programs:
+                program.stop()
+        await place.check_outcome()
+        return figures
+
+
+async def _observe(place: Arena, programs: list[Program], messages: int, number: int) -> Drain:
+    await place.gone(FIRST_MARK, poll_s=_FIRST_POLL_S)
+    before, began = _Costs.of(programs), time.monotonic()
+    already = await place.cleared()
+    async with _watched(programs) as memory:
+        await _done(place, several=len(programs) > 1)
+        seconds, costs = time.monotonic() - began, _Costs.of(programs).since(before)
+    figures = _figures(place, messages, number, seconds, costs, already=already)
+    if not figures.counted:
+        raise ContenderFailed("all was done before anybody looked: it needs a larger backlog")
+    return dataclasses.replace(figures, workers=len(programs), peak_mb=max(memory) / 1e6)
+
+
+async def _done(place: Arena, *, several: bool) -> None:
+    await place.gone(LAST_MARK)
+    # One worker takes the backlog in its order; several end one after the other.
+    while several and await place.rows() > place.workload.rows_left:
+        await asyncio.sleep(_FIRST_POLL_S)
+    if place.workload.poison:
+        await place.buried()
+
+
+async def _time_itself(place: Arena, messages: int, number: int, timeout_s: float) -> Drain:
+    """Run a contender that takes *messages* messages, ends, and says how long it took."""
+    environment = {"COUNT": str(messages)}
+    before = _Costs.of([])
+    with running(place.contender, place.broker_url, place.database_url, environment) as program:
+        output = await asyncio.to_thread(program.wait, timeout_s)
+    seconds, cpu_s = map(float, output.split())
+    if await place.bench.depth(place.contender.queue):
+        raise ContenderFailed(f"{place.contender.title}: not everything was acknowledged")
+    costs = dataclasses.replace(_Costs.of([]).since(before), worker_s=cpu_s)
+    return _figures(place, messages, number, seconds, costs)
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """Processor time, in seconds."""
+
+    worker_s: float
+    broker_s: float | None
+    """None where the broker is not on this machine."""
+    database_s: float
+
+    @classmethod
+    def of(cls, programs: list[Program]) -> Self:
+        """What was used so far."""
+        broker = processes.servers_named("beam.smp")
+        return cls(
+            sum(processes.cpu_s(program.pids()) for program in programs),
+            processes.cpu_s(broker) if broker else None,
+            processes.cpu_s(processes.servers_named("postgres")),
         )
-        database = await asyncpg.connect(system.settings.database.url)
-        process = start(name, system.settings.broker.url, system.settings.database.url)
-        try:
-            await gone(database, 1)
-            began = time.monotonic()
-            await gone(database, count)
-            seconds = time.monotonic() - began
-            cpu_s = cpu_seconds(process.pid)
-        finally:
-            process.terminate()
-            process.wait()
-            await database.close()
-        if await system.rows() or await system.bench.depth(COMMAND_QUEUE) or await system.dead_letters():
-            raise SystemExit(f"{name}: not everything was cleared and settled")
-        return Figures(count / seconds, cpu_s * 1_000_000 / count)
+
+    def since(self, before: Self) -> Self:
+        """What was used since *before*."""
+        broker_s = None
+        if self.broker_s is not None and before.broker_s is not None:
+            broker_s = self.broker_s - before.broker_s
+        return type(self)(self.worker_s - before.worker_s, broker_s, self.database_s - before.database_s)
 
 
-def start(name: str, broker_url: str, database_url: str) -> subprocess.Popen[bytes]:
-    """Start the worker called *name* in a process of its own."""
-    if name == OURS:
-        command = [sys.executable, "-m", "configcache_worker", "worker"]
-    else:
-        command = [
-            sys.executable,
-            str(Path(__file__).with_name("one_at_a_time.py")),
-            broker_url,
-            database_url,
-        ]
-    settings = {
-        "CONFIGCACHE_BROKER__URL": broker_url,
-        "CONFIGCACHE_DATABASE__URL": database_url,
-        "CONFIGCACHE_TELEMETRY__PORT": "0",
-    }
-    return subprocess.Popen(command, env=os.environ | settings, stderr=subprocess.DEVNULL)
+def _figures(
+    place: Arena, messages: int, number: int, seconds: float, costs: _Costs, *, already: int = 0
+) -> Drain:
+    workload = place.workload
+    counted = messages - already if workload.has_one_row_each else messages
 
+    def ms_per_1000(used_s: float) -> float:
+        return used_s * 1e6 / counted
 
-async def gone(database: asyncpg.Connection, associate: int) -> None:
-    """Wait until the row of *associate* is gone. The backlog is drained in order."""
-    query = (
-        "SELECT EXISTS (SELECT FROM configuration_cache"
-        " WHERE application = 'WebClient' AND instance = 'Web' AND associate_id = $1)"
+    return Drain(
+        round=number,
+        contender=place.contender.name,
+        workload=workload.name,
+        title=workload.title,
+        workers=1,
+        messages=messages,
+        counted=counted,
+        rows=workload.rows + len(MARKS) - workload.rows_left - already if place.contender.deletes else 0,
+        seconds=seconds,
+        worker_cpu=ms_per_1000(costs.worker_s),
+        broker_cpu=None if costs.broker_s is None else ms_per_1000(costs.broker_s),
+        database_cpu=ms_per_1000(costs.database_s),
+        peak_mb=None,
     )
-    async with asyncio.timeout(TIMEOUT_S):
-        while await database.fetchval(query, associate):
-            await asyncio.sleep(POLL_S)
 
 
-def cpu_seconds(pid: int) -> float:
-    """Processor time of process *pid* so far, its start included."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+@contextlib.asynccontextmanager
+async def _watched(programs: list[Program]) -> AsyncIterator[list[int]]:
+    """Look at the memory of *programs* now and then; the list has the bytes of each look."""
+    looks: list[int] = []
 
+    async def look() -> None:
+        while True:
+            looks.append(sum(processes.memory_bytes(program.pids()) for program in programs))
+            await asyncio.sleep(_MEMORY_POLL_S)
 
-async def main(count: int, rounds: int) -> None:
-    """Run the rounds and print the medians."""
-    found: dict[str, list[Figures]] = {OURS: [], OBVIOUS: []}
-    with Servers() as servers:
-        for number in range(rounds):
-            for name, figures in found.items():
-                figures.append(await drain(servers, name, count))
-                print(f"round {number + 1}  {name:<20}{figures[-1].per_s:>10.0f} commands/s", flush=True)
-    print(f"\n{count} commands, medians of {rounds} (least to most)")
-    for name, figures in found.items():
-        rates = [each.per_s for each in figures]
-        cpu = statistics.median(each.cpu_ms_per_1000 for each in figures)
-        print(
-            f"{name:<20}{statistics.median(rates):>10.0f} commands/s ({min(rates):.0f} to {max(rates):.0f})"
-            f"{cpu:>8.1f} ms CPU per 1,000"
-        )
-    ratio = statistics.median(
-        ours.per_s / obvious.per_s for ours, obvious in zip(*found.values(), strict=True)
-    )
-    print(f"ratio, median of the rounds: {ratio:.1f}")
-
-
-if __name__ == "__main__":
-    asyncio.run(main(*(int(argument) for argument in [*sys.argv[1:], *["50000", "3"][len(sys.argv) - 1 :]])))
+    watching = asyncio.create_task(look())
+    try:
+        yield looks
+    finally:
+        watching.cancel()

@@ -1,0 +1,62 @@
+"""How much memory does our worker take: over a long drain, and while the database does not let it work?"""
+
+from __future__ import annotations
+
+import asyncio
+
+from benchmarks import processes
+from benchmarks.arena import arena
+from benchmarks.contenders import OURS
+from benchmarks.programs import Program, running, while_alive
+from benchmarks.results import DRAIN_BEGUN, DRAIN_DONE, STUCK, Memory
+from benchmarks.workloads import FIRST_MARK, LAST_MARK, associates, distinct
+from configcache.topology import COMMAND_QUEUE
+from configcache_worker.local.servers import Servers
+from configcache_worker.settings import WorkerSettings
+
+_POLL_S = 0.05
+_TAKEN_S = 60.0
+
+
+async def over_a_drain(servers: Servers, count: int) -> list[Memory]:
+    """The peak after the first tenth of a drain of *count* commands, and after all of it."""
+    workload = distinct(count)
+    async with arena(servers, workload, OURS) as place:
+        await place.publish(workload.bodies())
+        with running(OURS, place.broker_url, place.database_url) as program:
+            await while_alive([program], place.gone(associates(count)[count // 10]))
+            begun = _peak(DRAIN_BEGUN, program)
+            await while_alive([program], place.gone(LAST_MARK))
+            done = _peak(DRAIN_DONE, program)
+            program.stop()
+        await place.check_outcome()
+    return [begun, done]
+
+
+async def while_stuck(servers: Servers, count: int, *, stuck_s: float = 12.0) -> Memory:
+    """The peak after the table was locked for *stuck_s* seconds, and *count* commands came in; then all must be cleared."""
+    workload = distinct(count)
+    first, *others = workload.bodies()
+    prefetch = WorkerSettings().prefetch
+    async with arena(servers, workload, OURS) as place:
+        with running(OURS, place.broker_url, place.database_url) as program:
+            await place.publish([first])
+            await while_alive([program], place.gone(FIRST_MARK))
+            async with place.database.transaction():
+                await place.database.execute("LOCK TABLE configuration_cache IN ACCESS EXCLUSIVE MODE")
+                await place.publish(others)
+                async with asyncio.timeout(_TAKEN_S):
+                    while await place.bench.depth(COMMAND_QUEUE) > max(0, len(others) - prefetch):
+                        await asyncio.sleep(_POLL_S)
+                # Long enough for lock timeouts and retries.
+                await asyncio.sleep(stuck_s)
+                stuck = _peak(STUCK, program)
+            await while_alive([program], place.gone(LAST_MARK))
+            program.stop()
+        await place.check_outcome()
+    return stuck
+
+
+def _peak(situation: str, program: Program) -> Memory:
+    program.check()
+    return Memory(situation, processes.peak_resident_bytes(program.pid) / 1e6)

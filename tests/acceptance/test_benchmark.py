@@ -1,0 +1,98 @@
+"""The benchmark, tiny: it measures who does the work, and gives no figures for who does not."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.contenders import LIMIT, ONE_AT_A_TIME, OURS, Contender
+from benchmarks.drain import drain
+from benchmarks.gap import gap
+from benchmarks.latency import latency
+from benchmarks.memory import while_stuck
+from benchmarks.programs import ContenderFailed
+from benchmarks.publishing import publishing
+from benchmarks.suite import keep_journal
+from benchmarks.workloads import distinct, large_scopes, mixed, poisoned
+from tests.conftest import available
+
+COMMANDS, MANY = 600, 20_000
+
+
+def careless(how):
+    return Contender(how, how, ("-m", "tests.acceptance.careless_worker", how))
+
+
+@pytest.mark.parametrize(
+    ("contender", "commands"),
+    [(OURS, MANY), (ONE_AT_A_TIME, COMMANDS), (LIMIT, MANY)],
+    ids=lambda value: getattr(value, "name", ""),
+)
+async def test_who_does_the_work_is_measured(servers, contender, commands):
+    found = await drain(servers, distinct(commands, table_rows=MANY), contender)
+
+    assert found.messages == commands + 2
+    assert 0 < found.counted <= found.messages
+    assert 0 < found.seconds < 30
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [mixed(COMMANDS), poisoned(COMMANDS), large_scopes(10, rows=1_000)],
+    ids=lambda each: each.name,
+)
+async def test_other_backlogs_are_drained_to_their_end(servers, workload):
+    found = await drain(servers, workload, OURS)
+
+    assert found.workload == workload.name
+
+
+async def test_several_workers_share_a_backlog(servers):
+    found = await drain(servers, distinct(MANY), OURS, workers=2)
+
+    assert found.workers == 2
+
+
+@pytest.mark.parametrize(
+    ("how", "complaint"),
+    [
+        ("does-nothing", "not done in 5 s"),
+        ("keeps-rows", "600 rows left, not 0"),
+        ("keeps-messages", "602 messages left, not 0"),
+    ],
+)
+async def test_who_leaves_something_undone_has_no_figure(servers, how, complaint):
+    with pytest.raises(ContenderFailed, match=complaint):
+        await drain(servers, distinct(COMMANDS), careless(how), timeout_s=5)
+
+
+async def test_who_ends_has_no_figure(servers):
+    with pytest.raises(ContenderFailed, match="it ended with 3: why"):
+        await drain(
+            servers,
+            distinct(COMMANDS),
+            Contender("dead", "dead", ("-c", "import sys; print('why'); sys.exit(3)")),
+        )
+
+
+async def test_latency_and_gap_are_read_from_the_servers_journal(servers):
+    with available():
+        await keep_journal(servers)
+
+    waits = await latency(servers, OURS, load="100/s", per_s=100, seconds=1)
+    silence = await gap(servers, OURS, before_s=0.5, after_s=1)
+
+    assert waits.commands == 100
+    assert 0 < waits.p50_ms <= waits.p99_ms <= waits.max_ms
+    assert silence.seconds > 0
+
+
+async def test_publishing_is_measured_with_a_window(servers):
+    found = await publishing(servers, window=20, count=300)
+
+    assert found.per_s > 0
+
+
+async def test_memory_is_measured_while_the_table_is_locked(servers):
+    found = await while_stuck(servers, COMMANDS, stuck_s=0.5)
+
+    assert found.peak_mb > 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -72,7 +73,12 @@ async def _observe(place: Arena, programs: list[Program], messages: int, number:
     figures = _figures(place, messages, number, seconds, costs, already=already)
     if not figures.counted:
         raise ContenderFailed("all was done before anybody looked: it needs a larger backlog")
-    return dataclasses.replace(figures, workers=len(programs), peak_mb=max(memory) / 1e6)
+    return dataclasses.replace(
+        figures,
+        workers=len(programs),
+        peak_mb=max(memory) / 1e6,
+        early_mb=max(memory[: math.ceil(len(memory) / 10)]) / 1e6,
+    )
 
 
 async def _done(place: Arena, *, several: bool) -> None:
@@ -147,6 +153,7 @@ def _figures(
         broker_cpu=None if costs.broker_s is None else ms_per_1000(costs.broker_s),
         database_cpu=ms_per_1000(costs.database_s),
         peak_mb=None,
+        early_mb=None,
     )
 
 

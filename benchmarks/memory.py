@@ -1,4 +1,4 @@
-"""How much memory does our worker take: over a long drain, and while the database does not let it work?"""
+"""How much memory does our worker take while the database does not let it work?"""
 
 from __future__ import annotations
 
@@ -7,30 +7,15 @@ import asyncio
 from benchmarks import processes
 from benchmarks.arena import arena
 from benchmarks.contenders import OURS
-from benchmarks.programs import Program, running, while_alive
-from benchmarks.results import DRAIN_BEGUN, DRAIN_DONE, STUCK, Memory
-from benchmarks.workloads import FIRST_MARK, LAST_MARK, associates, distinct
+from benchmarks.programs import running, while_alive
+from benchmarks.results import STUCK, Memory
+from benchmarks.workloads import FIRST_MARK, LAST_MARK, distinct
 from configcache.topology import COMMAND_QUEUE
 from configcache_worker.local.servers import Servers
 from configcache_worker.settings import WorkerSettings
 
 _POLL_S = 0.05
 _TAKEN_S = 60.0
-
-
-async def over_a_drain(servers: Servers, count: int) -> list[Memory]:
-    """The peak after the first tenth of a drain of *count* commands, and after all of it."""
-    workload = distinct(count)
-    async with arena(servers, workload, OURS) as place:
-        await place.publish(workload.bodies())
-        with running(OURS, place.broker_url, place.database_url) as program:
-            await while_alive([program], place.gone(associates(count)[count // 10]))
-            begun = _peak(DRAIN_BEGUN, program)
-            await while_alive([program], place.gone(LAST_MARK))
-            done = _peak(DRAIN_DONE, program)
-            program.stop()
-        await place.check_outcome()
-    return [begun, done]
 
 
 async def while_stuck(servers: Servers, count: int, *, stuck_s: float = 12.0) -> Memory:
@@ -50,13 +35,9 @@ async def while_stuck(servers: Servers, count: int, *, stuck_s: float = 12.0) ->
                         await asyncio.sleep(_POLL_S)
                 # Long enough for lock timeouts and retries.
                 await asyncio.sleep(stuck_s)
-                stuck = _peak(STUCK, program)
+                program.check()
+                stuck = Memory(STUCK, processes.peak_resident_bytes(program.pid) / 1e6)
             await while_alive([program], place.gone(LAST_MARK))
             program.stop()
         await place.check_outcome()
     return stuck
-
-
-def _peak(situation: str, program: Program) -> Memory:
-    program.check()
-    return Memory(situation, processes.peak_resident_bytes(program.pid) / 1e6)

@@ -7,10 +7,8 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Final, get_args, get_type_hints
 
-DRAIN_BEGUN: Final = "a tenth of the drain"
-DRAIN_DONE: Final = "the whole drain"
 STUCK: Final = "the table locked for 12 s"
-"""Situations of :class:`Memory`."""
+"""A situation of :class:`Memory`."""
 
 AT_100: Final = "100/s"
 AT_1000: Final = "1,000/s"
@@ -53,6 +51,8 @@ class Drain:
     database_cpu: float
     peak_mb: float | None
     """The most memory the workers held at any look; None where nobody looked."""
+    early_mb: float | None
+    """The most they held in the first tenth of the time."""
 
     @property
     def per_s(self) -> float:

@@ -21,7 +21,7 @@ from benchmarks.drain import drain
 from benchmarks.gap import gap
 from benchmarks.latency import latency
 from benchmarks.load import keep_journal
-from benchmarks.memory import over_a_drain, while_stuck
+from benchmarks.memory import while_stuck
 from benchmarks.publishing import publishing
 from benchmarks.results import AT_100, AT_1000, HALF, TIMES_DRAMATIQ, Drain, Gap, Latency, Memory, Publishing
 from configcache_worker.local.servers import Servers
@@ -44,7 +44,6 @@ class Sizes:
     gap_rounds: int
     published: int
     """Commands published one by one; ten times as many with a window."""
-    long_drain: int
     backlogs: Sequence[int]
     workers: Sequence[int]
 
@@ -64,8 +63,7 @@ FULL: Final = Sizes(
     latency_rounds=3,
     gap_rounds=2,
     published=2_000,
-    long_drain=1_000_000,
-    backlogs=(10_000, 100_000),
+    backlogs=(10_000, 100_000, 1_000_000),
     workers=(1, 2, 3, 4),
 )
 QUICK: Final = Sizes(
@@ -83,8 +81,7 @@ QUICK: Final = Sizes(
     latency_rounds=1,
     gap_rounds=1,
     published=300,
-    long_drain=60_000,
-    backlogs=(10_000,),
+    backlogs=(10_000, 60_000),
     workers=(2,),
 )
 
@@ -161,17 +158,16 @@ async def publishers(servers: Servers, sizes: Sizes, say: Say) -> list[Publishin
 
 
 async def memory(servers: Servers, sizes: Sizes, say: Say) -> list[Memory]:
-    """Over a long drain, and with a stuck database."""
-    found = [await while_stuck(servers, sizes.workload // 4), *await over_a_drain(servers, sizes.long_drain)]
-    for each in found:
-        say(each)
-    return found
+    """With a stuck database."""
+    found = await while_stuck(servers, sizes.workload // 4)
+    say(found)
+    return [found]
 
 
 async def scale(servers: Servers, sizes: Sizes, say: Say) -> list[Drain]:
     """Backlogs of several sizes, and several workers."""
     found = []
-    cases = [(count, 1) for count in (*sizes.backlogs, sizes.long_drain)]
+    cases = [(count, 1) for count in sizes.backlogs]
     cases += [(sizes.workload, workers) for workers in sizes.workers]
     for count, workers in cases:
         found.append(await drain(servers, workloads.distinct(count), OURS, workers=workers))

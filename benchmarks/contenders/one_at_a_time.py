@@ -13,7 +13,7 @@ import os
 
 import aio_pika
 import asyncpg
-from aio_pika.exceptions import ChannelInvalidStateError
+from aio_pika.exceptions import AMQPError, ChannelInvalidStateError
 
 from configcache.topology import COMMAND_QUEUE
 from configcache.wire import decode
@@ -33,7 +33,7 @@ async def main() -> None:
     async with queue.iterator() as messages:
         async for message in messages:
             # The connection may have gone meanwhile; the broker then hands the message out again.
-            with contextlib.suppress(ChannelInvalidStateError):
+            with contextlib.suppress(AMQPError, ChannelInvalidStateError):
                 async with message.process():
                     command = decode(message.body)
                     await database.execute(

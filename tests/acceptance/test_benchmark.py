@@ -12,7 +12,7 @@ from benchmarks.memory import while_stuck
 from benchmarks.programs import ContenderFailed
 from benchmarks.publishing import publishing
 from benchmarks.suite import keep_journal
-from benchmarks.workloads import distinct, large_scopes, mixed, poisoned
+from benchmarks.workloads import distinct, poisoned
 from tests.conftest import available
 
 COMMANDS, MANY = 600, 20_000
@@ -35,15 +35,12 @@ async def test_who_does_the_work_is_measured(servers, contender, commands):
     assert 0 < found.seconds < 30
 
 
-@pytest.mark.parametrize(
-    "workload",
-    [mixed(COMMANDS), poisoned(COMMANDS), large_scopes(10, rows=1_000)],
-    ids=lambda each: each.name,
-)
-async def test_other_backlogs_are_drained_to_their_end(servers, workload):
+async def test_poison_is_waited_for(servers):
+    workload = poisoned(COMMANDS)
+
     found = await drain(servers, workload, OURS)
 
-    assert found.workload == workload.name
+    assert found.messages == COMMANDS + 2
 
 
 async def test_several_workers_share_a_backlog(servers):

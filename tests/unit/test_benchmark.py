@@ -37,6 +37,7 @@ DRAIN = Drain(
     broker_cpu=2.0,
     database_cpu=3.0,
     peak_mb=40.0,
+    early_mb=39.0,
 )
 
 

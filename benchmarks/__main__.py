@@ -3,8 +3,8 @@ Measure the worker beside its peers, on private servers.
 
     python -m benchmarks [--quick] [--only PART ...] [--out FOLDER]
 
-Writes results.json and charts to FOLDER, and prints every table. With --only, the other parts' results stay as they are in
-FOLDER. Ends with 1 if a run left something undone: then there are no figures.
+Writes results.json and charts to FOLDER, and prints every table. With --only, the results of the other parts stay as they
+are in FOLDER if they were measured under the same conditions. Ends with 1 if a run left something undone: then there are no figures.
 """
 
 from __future__ import annotations
@@ -79,12 +79,12 @@ async def main(*, quick: bool, only: list[str], out: Path) -> None:
     with start_servers() as servers:
         await asyncio.to_thread(servers.start)
         where = await conditions(servers, quick=quick)
-        before = (
-            report.read(out) if only != list(PARTS) and (out / report.RESULTS).exists() else Results(where)
-        )
+        is_part = only != list(PARTS) and (out / report.RESULTS).exists()
+        before = report.read(out) if is_part else Results(where)
+        if before.conditions != where:
+            before = Results(where)
         sizes = suite.QUICK if quick else suite.FULL
-        results = dataclasses.replace(before, conditions=where)
-        results = await measure(servers, results, sizes=sizes, only=only, out=out)
+        results = await measure(servers, before, sizes=sizes, only=only, out=out)
     for name, table in report.TABLES.items():
         say(f"\n{name}\n\n{table(results)}")
     say(f"{time.monotonic() - began:.0f} s; results and charts are in {out}")

@@ -18,6 +18,7 @@ from typing import Final
 import asyncpg
 from pamqp import commands
 
+from benchmarks import processes
 from benchmarks.amqp import Channel, Encoder
 from benchmarks.contenders import Contender
 from benchmarks.programs import ContenderFailed
@@ -31,6 +32,9 @@ from configcache_worker.rabbitmq.workbench import Workbench
 _PERSISTENT: Final = 2
 _POLL_S: Final = 0.01
 _RETURN_S: Final = 0.3
+_REST_POLL_S: Final = 0.25
+_IDLE_CPU_S: Final = 0.02
+_LONGEST_REST_S: Final = 10.0
 
 
 def start_servers() -> Servers:
@@ -92,6 +96,17 @@ class Arena:
     async def rows(self) -> int:
         """Rows in the table now."""
         return await self.database.fetchval("SELECT count(*) FROM configuration_cache")
+
+    async def rest(self) -> None:
+        """
+        Wait until the servers have done what publishing and filling left them to do, such as writing segments: the first
+        contender to come would pay for it.
+        """
+        pids = [*processes.servers_named("beam.smp"), *processes.servers_named("postgres")]
+        deadline, before_s = time.monotonic() + _LONGEST_REST_S, -1.0
+        while (now_s := processes.cpu_s(pids)) - before_s > _IDLE_CPU_S and time.monotonic() < deadline:
+            before_s = now_s
+            await asyncio.sleep(_REST_POLL_S)
 
     async def cleared(self) -> int:
         """Rows gone until now."""

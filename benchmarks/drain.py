@@ -45,6 +45,7 @@ async def drain(
     bodies = workload.bodies()
     async with arena(servers, workload, contender) as place:
         await place.publish(bodies)
+        await place.rest()
         if not contender.deletes:
             return await _time_itself(place, len(bodies), number, timeout_s)
         with contextlib.ExitStack() as stack:

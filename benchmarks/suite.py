@@ -10,6 +10,7 @@ two seconds or more.
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,15 +52,15 @@ class Sizes:
 FULL: Final = Sizes(
     rounds=3,
     commands={
-        "configcache": 300_000,
-        "limit": 400_000,
+        "configcache": 200_000,
+        "limit": 300_000,
         "batched": 40_000,
         "dramatiq": 8_000,
         "one-at-a-time": 5_000,
         "faststream": 3_000,
     },
-    workload=200_000,
-    latency_s=10.0,
+    workload=150_000,
+    latency_s=8.0,
     latency_rounds=3,
     gap_rounds=2,
     published=2_000,
@@ -109,9 +110,9 @@ async def our_workloads(servers: Servers, sizes: Sizes, say: Say) -> list[Drain]
         workloads.mixed(count),
         workloads.scopes(count),
         workloads.poisoned(count),
-        workloads.large_rows(count // 10, kilobytes=8),
-        workloads.large_rows(count // 50, kilobytes=64),
-        workloads.large_scopes(count // 4_000),
+        workloads.large_rows(count // 5, kilobytes=8),
+        workloads.large_rows(count // 25, kilobytes=64),
+        workloads.large_scopes(count // 3_000),
     ]
     found = []
     for number, workload in rounds(sizes.rounds, these):
@@ -133,7 +134,7 @@ async def latencies(servers: Servers, sizes: Sizes, say: Say, drains: Sequence[D
         found.append(
             await latency(servers, contender, load=load, per_s=per_s, seconds=sizes.latency_s, number=number)
         )
-        say(found[-1])
+        say(_fields(found[-1]))
     return found
 
 
@@ -143,7 +144,7 @@ async def gaps(servers: Servers, sizes: Sizes, say: Say) -> list[Gap]:
     found = []
     for number, contender in rounds(sizes.gap_rounds, (OURS, ONE_AT_A_TIME)):
         found.append(await gap(servers, contender, number=number))
-        say(found[-1])
+        say(_fields(found[-1]))
     return found
 
 
@@ -153,14 +154,14 @@ async def publishers(servers: Servers, sizes: Sizes, say: Say) -> list[Publishin
     for number, window in rounds(sizes.rounds, (1, _WINDOW)):
         count = sizes.published * (1 if window == 1 else 10)
         found.append(await publishing(servers, window=window, count=count, number=number))
-        say(found[-1])
+        say(_fields(found[-1]))
     return found
 
 
 async def memory(servers: Servers, sizes: Sizes, say: Say) -> list[Memory]:
     """With a stuck database."""
     found = await while_stuck(servers, sizes.workload // 4)
-    say(found)
+    say(_fields(found))
     return [found]
 
 
@@ -195,4 +196,11 @@ def _line(drained: Drain) -> str:
         f"round {drained.round}  {drained.contender:<14} {drained.workload:<16} x{drained.workers}"
         f" {drained.per_s:>9,.0f}/s in {drained.seconds:5.1f} s;"
         f" ms per 1,000: worker {drained.worker_cpu:6.1f}, broker {broker}, database {drained.database_cpu:6.1f}"
+    )
+
+
+def _fields(record: Latency | Gap | Publishing | Memory) -> str:
+    values = dataclasses.asdict(record).items()
+    return ", ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values
     )

@@ -8,7 +8,7 @@ UV ?= uv
 .PHONY: help demo test chaos simulate mutants check bench bench-quick setup lock clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup  ## see it work: private servers, a worker, commands, what was cleared and what was refused
 	@$(BIN)/configcache demo

@@ -22,7 +22,7 @@ from benchmarks import processes
 from benchmarks.amqp import Channel, Encoder
 from benchmarks.contenders import Contender
 from benchmarks.programs import ContenderFailed
-from benchmarks.workloads import APPLICATION, INSTANCE, MARKS, Workload
+from benchmarks.workloads import APPLICATION, MARKS, Mark, Workload
 from configcache.topology import COMMAND_EXCHANGE, COMMAND_QUEUE, COMMAND_ROUTING_KEY
 from configcache.wire import COMMAND_PROPERTIES
 from configcache_worker.local.servers import BROKER_VARIABLE, Servers
@@ -84,13 +84,13 @@ class Arena:
         encode, wrap = self.encoder().encode, self.contender.wrap
         return (encode(wrap(body)) for body in bodies)
 
-    async def gone(self, associate: int, *, poll_s: float = _POLL_S) -> None:
-        """Wait until the row of *associate* is gone."""
+    async def gone(self, mark: Mark, *, poll_s: float = _POLL_S) -> None:
+        """Wait until the row of *mark* is gone."""
         query = (
             "SELECT EXISTS (SELECT FROM configuration_cache"
             " WHERE application = $1 AND instance = $2 AND associate_id = $3)"
         )
-        while await self.database.fetchval(query, APPLICATION, INSTANCE, associate):
+        while await self.database.fetchval(query, APPLICATION, *mark):
             await asyncio.sleep(poll_s)
 
     async def rows(self) -> int:

@@ -11,7 +11,7 @@ from benchmarks.contenders import Contender
 from benchmarks.load import Journal, publish_steadily
 from benchmarks.programs import running, while_alive
 from benchmarks.results import Gap
-from benchmarks.workloads import FIRST_MARK, LAST_MARK, distinct, for_associate
+from benchmarks.workloads import FIRST_MARK, LAST_MARK, distinct
 from configcache_worker.local.servers import Servers
 from tests.proxy import Proxy
 
@@ -34,7 +34,7 @@ async def gap(
     async with arena(servers, workload, contender) as place, Proxy(place.broker_url) as proxy:
         others = list(place.messages(workload.bodies()[1:]))
         with running(contender, proxy.url, place.database_url) as program:
-            await place.publish([for_associate(FIRST_MARK)])
+            await place.publish([FIRST_MARK.body])
             await while_alive([program], place.gone(FIRST_MARK))
             async with Journal(place.database) as journal:
                 publishing = asyncio.create_task(

@@ -31,8 +31,9 @@ async def latency(
     workload = distinct(warm_up + int(per_s * seconds))
     async with arena(servers, workload, contender) as place:
         with running(contender, place.broker_url, place.database_url) as program:
-            await place.publish([for_associate(FIRST_MARK)])
+            await place.publish([FIRST_MARK.body])
             await while_alive([program], place.gone(FIRST_MARK))
+            await place.rest()
             async with Journal(place.database) as journal:
                 order = associates(workload.rows)
                 sent = await _publish(place, order, per_s)
@@ -59,5 +60,5 @@ async def latency(
 
 async def _publish(place: Arena, order: list[int], per_s: int) -> Sent:
     """Publish the commands for the associates in *order* at an even rate, and the mark that ends them."""
-    messages = list(place.messages([*map(for_associate, order), for_associate(LAST_MARK)]))
+    messages = list(place.messages([*map(for_associate, order), LAST_MARK.body]))
     return await asyncio.to_thread(publish_steadily, place.broker_url, messages, per_s)

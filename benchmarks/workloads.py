@@ -12,24 +12,33 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from configcache import ClearConfigurationCache
 from configcache.wire import encode
 
 APPLICATION: Final = "WebClient"
 INSTANCE: Final = "Web"
-FIRST_MARK: Final = 9_000_000_001
-LAST_MARK: Final = 9_000_000_002
-MARKS: Final = (FIRST_MARK, LAST_MARK)
-
 _SEED: Final = 1
-_MARKED_ROWS: Final = f"""
-INSERT INTO configuration_cache (application, instance, associate_id, item, xml)
-SELECT '{APPLICATION}', '{INSTANCE}', mark, 'Contact', '<configuration/>'
-FROM unnest(ARRAY{list(MARKS)}) AS mark"""
-
 _T = TypeVar("_T")
+
+
+class Mark(NamedTuple):
+    """A row that one command clears, by which an observer sees how far the worker is."""
+
+    instance: str
+    associate: int
+
+    @property
+    def body(self) -> bytes:
+        """The command."""
+        return for_associate(self.associate, instance=self.instance)
+
+
+# A batch may be cleared in several transactions, in the order of keys: these come before and after all others.
+FIRST_MARK: Final = Mark("!", 9_000_000_001)
+LAST_MARK: Final = Mark("~", 9_000_000_002)
+MARKS: Final = (FIRST_MARK, LAST_MARK)
 
 
 @dataclass(frozen=True)
@@ -54,11 +63,16 @@ class Workload:
     @property
     def fills(self) -> tuple[str, ...]:
         """All of the SQL."""
-        return (self.fill, _MARKED_ROWS)
+        marks = ", ".join(
+            f"('{APPLICATION}', '{mark.instance}', {mark.associate}, 'Contact', '<configuration/>')"
+            for mark in MARKS
+        )
+        columns = "application, instance, associate_id, item, xml"
+        return (self.fill, f"INSERT INTO configuration_cache ({columns}) VALUES {marks}")
 
     def bodies(self) -> list[bytes]:
         """The backlog."""
-        return [for_associate(FIRST_MARK), *self.build(), for_associate(LAST_MARK)]
+        return [FIRST_MARK.body, *self.build(), LAST_MARK.body]
 
     @property
     def rows_left(self) -> int:

@@ -27,7 +27,7 @@ async def main(how: str) -> None:
     # The marks are what a look from outside goes by: whoever deletes them looks busy.
     for mark in MARKS:
         await asyncio.sleep(0.2)
-        await database.execute("DELETE FROM configuration_cache WHERE associate_id = $1", mark)
+        await database.execute("DELETE FROM configuration_cache WHERE associate_id = $1", mark.associate)
     if how == "keeps-messages":
         await database.execute("DELETE FROM configuration_cache")
     await asyncio.sleep(60)

@@ -175,10 +175,18 @@ def test_commands_look_as_the_publisher_writes_them():
 def test_a_workload_has_the_poison_it_says_and_the_marks_at_its_ends(workload):
     first, *between, last = workload.bodies()
 
-    assert [first, last] == [workloads.for_associate(mark) for mark in workloads.MARKS]
+    assert [first, last] == [mark.body for mark in workloads.MARKS]
     assert first not in between
     assert last not in between
     assert sum(map(is_poison, between)) == workload.poison
+
+
+def test_marks_are_cleared_before_and_after_all_scopes_of_a_batch():
+    first, *commands, last = [decode(body) for body in workloads.large_scopes(50, rows=10).bodies()]
+
+    names = [(command.application, command.instance) for command in commands]
+    assert (first.application, first.instance) < min(names)
+    assert (last.application, last.instance) > max(names)
 
 
 def is_poison(body):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from operator import attrgetter
 from typing import Any, Final
 
@@ -23,8 +24,8 @@ class Goal:
     unit: str
     at_least: bool
     """Whether more is better."""
-    must: float
-    aim: float
+    must: float | Fraction
+    aim: float | Fraction
     measure: Measure
     """The figure over the rounds; None if it was not measured."""
 
@@ -36,7 +37,7 @@ class Goal:
             return "aim reached"
         return "reached" if self._reaches(figure.median, self.must) else "**missed**"
 
-    def _reaches(self, figure: float, wanted: float) -> bool:
+    def _reaches(self, figure: float, wanted: float | Fraction) -> bool:
         return figure >= wanted if self.at_least else figure <= wanted
 
 
@@ -112,11 +113,18 @@ GOALS: Final = (
         "worker CPU per command, against one at a time",
         "x",
         False,
-        1 / 30,
-        1 / 60,
+        Fraction(1, 30),
+        Fraction(1, 60),
         _drained("worker_cpu", ONE_AT_A_TIME),
     ),
-    Goal("broker CPU, the same", "x", False, 1 / 10, 1 / 20, _drained("broker_cpu", ONE_AT_A_TIME)),
+    Goal(
+        "broker CPU, the same",
+        "x",
+        False,
+        Fraction(1, 10),
+        Fraction(1, 20),
+        _drained("broker_cpu", ONE_AT_A_TIME),
+    ),
     Goal("latency at 100/s, p50, against one at a time", "x", False, 0.9, 0.75, _latency_at_100("p50_ms")),
     Goal("… p99", "x", False, 1.0, 0.8, _latency_at_100("p99_ms")),
     Goal("latency at three times Dramatiq's rate, p99", "ms", False, 50, 25, _latency_under_load),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final
@@ -41,7 +42,10 @@ def goals(results: Results) -> str:
             (
                 goal.title,
                 _spread(figure),
-                *(f"{sign} {_limit(limit)} {goal.unit}" for limit in (goal.must, goal.aim)),
+                *(
+                    f"{sign} {limit if isinstance(limit, Fraction) else number_text(limit)} {goal.unit}"
+                    for limit in (goal.must, goal.aim)
+                ),
                 goal.verdict(figure),
             )
         )
@@ -234,12 +238,6 @@ def _spread(figure: Spread | None) -> str:
 
 def _in(figure: Spread | None, unit: str) -> str:
     return f"{_spread(figure)} {unit}"
-
-
-def _limit(limit: float) -> str:
-    return (
-        f"1/{1 / limit:.0f}" if limit < 0.2 and (1 / limit).is_integer() and limit != 0.05 else f"{limit:g}"
-    )
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -136,7 +136,7 @@ def mixed(count: int) -> Workload:
     fill = _rows(
         "'WebClient'", "'Web' || s", f"generate_series(1, {scopes}) AS s, generate_series(1, 20) AS a"
     )
-    return Workload("mixed", "for all and for one mixed, 1 to 19", fill, scopes * 20, build)
+    return Workload("mixed", "one in 20 for all associates", fill, scopes * 20, build)
 
 
 def scopes(count: int, pairs: int = 50) -> Workload:

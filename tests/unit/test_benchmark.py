@@ -152,6 +152,16 @@ def test_only_what_stands_between_marks_is_replaced():
     assert "old" not in found
 
 
+def test_the_document_and_its_charts_show_the_results_beside_it():
+    results = report.read(report.FOLDER)
+    document = report.DOCUMENT.read_text(encoding="utf-8")
+    files = {path.name: path.read_text(encoding="utf-8") for path in report.FOLDER.glob("*.svg")}
+
+    hint = "run: .venv/bin/python -m benchmarks.report docs/performance"
+    assert report.updated(document, results) == document, hint
+    assert report.charts(results) == files, hint
+
+
 def test_commands_look_as_the_publisher_writes_them():
     command = ClearConfigurationCache.for_associate("WebClient", "Web", 42)
 

@@ -59,7 +59,7 @@ async def drain(
             # Not every contender drains when it is stopped, and the last acknowledgements follow the last commit.
             await asyncio.sleep(_LAST_ACKS_S)
             for program in programs:
-                program.stop()
+                await program.stop()
         await place.check_outcome()
         return figures
 

@@ -46,7 +46,7 @@ async def gap(
                 await publishing
                 await while_alive([program], place.gone(LAST_MARK))
                 commits = sorted(set((await journal.deletions()).values()))
-            program.stop()
+            await program.stop()
         await place.check_outcome()
     moments = [cut_s, *(commit for commit in commits if commit > cut_s)]
     return Gap(number, contender.name, max(after - before for before, after in itertools.pairwise(moments)))

@@ -39,7 +39,7 @@ async def latency(
                 sent = await _publish(place, order, per_s)
                 await while_alive([program], place.gone(LAST_MARK))
                 deletions = await journal.deletions()
-            program.stop()
+            await program.stop()
         await place.check_outcome()
     waits_ms = [(deletions[associate] - due) * 1000 for associate, due in zip(order, sent.due, strict=False)][
         warm_up:

@@ -38,6 +38,6 @@ async def while_stuck(servers: Servers, count: int, *, stuck_s: float = 12.0) ->
                 program.check()
                 stuck = Memory(STUCK, processes.peak_resident_bytes(program.pid) / 1e6)
             await while_alive([program], place.gone(LAST_MARK))
-            program.stop()
+            await program.stop()
         await place.check_outcome()
     return stuck

@@ -66,11 +66,12 @@ class Program:
             self.check()
         return self.output()
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Ask it to end as an operator would, and wait. Safe to repeat."""
         if self._popen.poll() is None:
             self._popen.send_signal(signal.SIGTERM)
-            self._popen.wait(_STOP_S)
+            # In a thread: its line to the broker may run through this process.
+            await asyncio.to_thread(self._popen.wait, _STOP_S)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ _PER_S = 500
 
 
 async def gap(
-    servers: Servers, contender: Contender, *, before_s: float = 2.0, after_s: float = 7.0, number: int = 1
+    servers: Servers, contender: Contender, *, before_s: float = 2.0, after_s: float, number: int = 1
 ) -> Gap:
     """
     Cut the worker's connection to the broker after *before_s* seconds of an even load, which goes on for *after_s* more.

@@ -18,7 +18,7 @@ _POLL_S = 0.05
 _TAKEN_S = 60.0
 
 
-async def while_stuck(servers: Servers, count: int, *, stuck_s: float = 12.0) -> Memory:
+async def while_stuck(servers: Servers, count: int, *, stuck_s: float) -> Memory:
     """The peak after the table was locked for *stuck_s* seconds, and *count* commands came in; then all must be cleared."""
     workload = distinct(count)
     first, *others = workload.bodies()
@@ -33,7 +33,6 @@ async def while_stuck(servers: Servers, count: int, *, stuck_s: float = 12.0) ->
                 async with asyncio.timeout(_TAKEN_S):
                     while await place.bench.depth(COMMAND_QUEUE) > max(0, len(others) - prefetch):
                         await asyncio.sleep(_POLL_S)
-                # Long enough for lock timeouts and retries.
                 await asyncio.sleep(stuck_s)
                 program.check()
                 stuck = Memory(STUCK, processes.peak_resident_bytes(program.pid) / 1e6)

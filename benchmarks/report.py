@@ -73,7 +73,10 @@ def workloads(results: Results) -> str:
         (
             some[0].title,
             *_drain_figures(some),
-            _spread(_spread_of(some, lambda each: each.rows / each.seconds)),
+            # Where a message clears about one row, or none, the rate of messages says it all.
+            _spread(
+                _spread_of(some, lambda each: each.rows / each.seconds if each.rows > each.counted else None)
+            ),
         )
         for some in _groups(results.workloads, attrgetter("workload")).values()
     ]

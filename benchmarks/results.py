@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Final, get_args, get_type_hints
 
-STUCK: Final = "the table locked for 12 s"
+STUCK: Final = "the table locked"
 """A situation of :class:`Memory`."""
 
 AT_100: Final = "100/s"

@@ -43,6 +43,10 @@ class Sizes:
     latency_s: float
     latency_rounds: int
     gap_rounds: int
+    gap_s: float
+    """How long the load goes on after the cut."""
+    stuck_s: float
+    """How long the table is locked: more than one lock timeout, and the retries after it."""
     published: int
     """Commands published one by one; ten times as many with a window."""
     backlogs: Sequence[int]
@@ -55,7 +59,7 @@ FULL: Final = Sizes(
         "configcache": 200_000,
         "limit": 300_000,
         "batched": 40_000,
-        "dramatiq": 8_000,
+        "dramatiq": 12_000,
         "one-at-a-time": 5_000,
         "faststream": 3_000,
     },
@@ -63,6 +67,8 @@ FULL: Final = Sizes(
     latency_s=8.0,
     latency_rounds=3,
     gap_rounds=2,
+    gap_s=7.0,
+    stuck_s=12.0,
     published=2_000,
     backlogs=(10_000, 100_000, 1_000_000),
     workers=(1, 2, 3, 4),
@@ -77,10 +83,12 @@ QUICK: Final = Sizes(
         "one-at-a-time": 1_000,
         "faststream": 1_000,
     },
-    workload=30_000,
+    workload=20_000,
     latency_s=2.0,
     latency_rounds=1,
     gap_rounds=1,
+    gap_s=4.0,
+    stuck_s=6.0,
     published=300,
     backlogs=(10_000, 60_000),
     workers=(2,),
@@ -143,7 +151,7 @@ async def gaps(servers: Servers, sizes: Sizes, say: Say) -> list[Gap]:
     await keep_journal(servers)
     found = []
     for number, contender in rounds(sizes.gap_rounds, (OURS, ONE_AT_A_TIME)):
-        found.append(await gap(servers, contender, number=number))
+        found.append(await gap(servers, contender, after_s=sizes.gap_s, number=number))
         say(_fields(found[-1]))
     return found
 
@@ -160,7 +168,7 @@ async def publishers(servers: Servers, sizes: Sizes, say: Say) -> list[Publishin
 
 async def memory(servers: Servers, sizes: Sizes, say: Say) -> list[Memory]:
     """With a stuck database."""
-    found = await while_stuck(servers, sizes.workload // 4)
+    found = await while_stuck(servers, sizes.workload // 2, stuck_s=sizes.stuck_s)
     say(_fields(found))
     return [found]
 

@@ -84,13 +84,13 @@ QUICK: Final = Sizes(
         "faststream": 1_000,
     },
     workload=20_000,
-    latency_s=2.0,
+    latency_s=1.5,
     latency_rounds=1,
     gap_rounds=1,
     gap_s=4.0,
     stuck_s=6.0,
     published=300,
-    backlogs=(10_000, 60_000),
+    backlogs=(60_000,),
     workers=(2,),
 )
 

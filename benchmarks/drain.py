@@ -96,8 +96,13 @@ async def _time_itself(place: Arena, messages: int, number: int, timeout_s: floa
     environment = {"COUNT": str(messages)}
     before = _Costs.of([])
     with running(place.contender, place.broker_url, place.database_url, environment) as program:
-        output = await asyncio.to_thread(program.wait, timeout_s)
-    seconds, cpu_s = map(float, output.split())
+        async with asyncio.timeout(timeout_s):
+            await program.ended()
+        said = program.said()
+    try:
+        seconds, cpu_s = map(float, said.split())
+    except ValueError:
+        raise ContenderFailed(f"{place.contender.title}: {said}") from None
     if await place.bench.depth(place.contender.queue):
         raise ContenderFailed(f"{place.contender.title}: not everything was acknowledged")
     costs = dataclasses.replace(_Costs.of([]).since(before), worker_s=cpu_s)

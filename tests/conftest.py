@@ -25,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Options of the fault matrix; see ``tests/chaos``."""
     parser.addoption("--chaos", action="store_true", help="run every row of the fault matrix, at full size")
     parser.addoption("--chaos-seed", default="1", help="random moments of the fault matrix")
+    parser.addoption("--reads", type=int, default=100_000, help="of the racing readers in the fault matrix")
 
 
 @pytest.fixture(scope="session")

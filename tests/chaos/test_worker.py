@@ -21,7 +21,7 @@ from tests.proxy import Proxy
 from tests.waiting import eventually
 
 HERE = Path(__file__).parent
-SLOW = {"CONFIGCACHE_WORKER__BATCH": "50", "CONFIGCACHE_WORKER__PREFETCH": "500"}
+SLOW = {"CONFIGCACHE_WORKER__BATCH": "5", "CONFIGCACHE_WORKER__PREFETCH": "100"}
 
 
 async def ready(worker):

@@ -18,7 +18,7 @@ from configcache_worker.postgres import connection as connection_module
 from configcache_worker.postgres.cache_table import PostgresCacheTable
 from configcache_worker.postgres.connection import TimeLimits
 from configcache_worker.postgres.migrations import migrate
-from configcache_worker.postgres.statements import TableLayout
+from configcache_worker.postgres.statements import TableLayout, clear_chunk, clear_chunk_arguments
 from tests.proxy import Proxy
 
 CACHE = TableLayout()
@@ -246,6 +246,18 @@ async def test_a_row_deleted_meanwhile_is_not_counted(database, table, sql):
     assert await clearing == Chunk(2, None)
 
 
+async def test_rows_that_a_trigger_keeps_do_not_hold_up_the_pass(table, sql):
+    await fill(sql, [1, 2, 3])
+    await sql.execute(
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; "
+        "CREATE TRIGGER keep BEFORE DELETE ON configuration_cache FOR EACH ROW WHEN (OLD.associate_id = 2) "
+        "EXECUTE FUNCTION keep()"
+    )
+
+    assert await clear_all(table, [WEB], limit=2) == [2, 0, 2, 0]
+    assert {row[2] for row in await rows(sql)} == {2}
+
+
 # Locks and plans
 
 
@@ -308,10 +320,10 @@ async def test_overlapping_clears_beside_a_refiller_do_not_deadlock(open_table, 
     )
 
 
-async def plan_of_prepared_clear(connection, scopes):
+async def plan_of_prepared_clear(connection, statement, scopes):
     """The plan that the worker's own prepared statement runs with, in its own session."""
-    query = "SELECT name, generic_plans FROM pg_prepared_statements WHERE statement LIKE 'WITH locked%'"
-    (prepared,) = await connection.fetch(query)
+    query = "SELECT name, generic_plans FROM pg_prepared_statements WHERE statement = $1"
+    (prepared,) = await connection.fetch(query, statement)
     names = json.dumps([scope.instance for scope in scopes]).translate(str.maketrans("[]", "{}"))
     applications = json.dumps([scope.application for scope in scopes]).translate(str.maketrans("[]", "{}"))
     ids = "{" + ",".join(str(scope.associate_id) for scope in scopes) + "}"
@@ -321,25 +333,28 @@ async def plan_of_prepared_clear(connection, scopes):
     return prepared["generic_plans"], "\n".join(line[0] for line in plan)
 
 
-async def test_a_statement_prepared_on_an_empty_table_uses_the_index_once_rows_have_come(table, sql):
+@pytest.mark.parametrize("by_key", [False, True], ids=["where they are", "by key"])
+async def test_a_statement_prepared_on_an_empty_table_uses_the_index_once_rows_have_come(table, sql, by_key):
+    statement = clear_chunk(CACHE, by_key=by_key)
     # Vacuumed while empty is the worst case: the planner then believes the table has no pages at all.
     await sql.execute("ALTER TABLE configuration_cache SET (autovacuum_enabled = off)")
     await sql.execute("VACUUM ANALYZE configuration_cache")
     for associate in range(1, 11):  # a server considers a generic plan from the sixth time on
-        await table.clear([web(associate)], after=None, limit=5000)
+        arguments = clear_chunk_arguments(CACHE, [web(associate)], after=None, limit=5000)
+        await table._connection.fetch(statement, *arguments)
     await sql.execute(
         "INSERT INTO configuration_cache SELECT 'WebClient', 'Web', a, 'page' || i "
         "FROM generate_series(1, 20000) AS a, generate_series(1, 10) AS i"
     )
     scopes = [web(associate) for associate in range(1, 1001)]
 
-    generic_plans, plan = await plan_of_prepared_clear(table._connection._connection, scopes)
+    generic_plans, plan = await plan_of_prepared_clear(table._connection._connection, statement, scopes)
 
     assert generic_plans == 0
     scans = [line.strip(" ->") for line in plan.splitlines() if " on configuration_cache" in line]
     kinds = [re.sub(r" on configuration_cache.*| using .*", "", scan) for scan in scans]
-    assert sorted(kinds) == ["Delete", "Index Scan", "Index Scan"]
-    assert len(re.findall(r"Index Cond: .*application.*instance.*associate_id", plan)) == 2
+    assert sorted(kinds) == ["Delete", "Index Scan", "Index Scan" if by_key else "Tid Scan"]
+    assert len(re.findall(r"Index Cond: .*application.*instance.*associate_id", plan)) == 1 + by_key
     assert not re.search("Seq Scan|Bitmap|Sort|Hash|Merge|Materialize|Join Filter", plan)
 
 

@@ -160,6 +160,9 @@ async def test_missing_rights_may_still_come_and_the_least_are_enough(check, dat
 
         key = "(app, inst, who, page)"
         await sql.execute(f'GRANT SELECT {key}, UPDATE {key}, DELETE ON own."Pages" TO {name}')
+        with pytest.raises(RightsMissing, match="GRANT SELECT, UPDATE, DELETE ON "):
+            await check(url=url)
+        await sql.execute(f'GRANT SELECT (ctid, tableoid) ON own."Pages" TO {name}')
         await check(url=url)
         table = PostgresCacheTable(url, layout=PAGES, limits=TimeLimits())
         await table.probe()

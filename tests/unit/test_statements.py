@@ -42,10 +42,11 @@ def test_a_table_without_a_schema_is_left_to_the_search_path():
     assert probe(TableLayout(schema="my.app")) == 'DELETE FROM "my.app"."configuration_cache" WHERE false'
 
 
-def test_every_name_of_a_layout_reaches_the_statement_quoted():
+@pytest.mark.parametrize("by_key", [True, False])
+def test_every_name_of_a_layout_reaches_the_statement_quoted(by_key):
     layout = TableLayout('s"s', 't"t', 'a"a', 'i"i', 'n"n', 'x"x')
 
-    statement = clear_chunk(layout)
+    statement = clear_chunk(layout, by_key=by_key)
 
     for name in ('"s""s"."t""t"', '"a""a"', '"i""i"', '"n""n"', '"x""x"'):
         assert name in statement
@@ -80,5 +81,6 @@ def test_without_an_item_column_neither_statement_nor_parameters_know_one():
     arguments = clear_chunk_arguments(layout, [WEB_42], after=Position(0, 42, ""), limit=7)
 
     assert arguments == [["WebClient"], ["Web"], [42], [42], 7, 42]
-    assert "$6" in clear_chunk(layout)
-    assert "$7" not in clear_chunk(layout)
+    for by_key in (True, False):
+        assert "$6" in clear_chunk(layout, by_key=by_key)
+        assert "$7" not in clear_chunk(layout, by_key=by_key)

@@ -38,7 +38,11 @@ class PostgresCacheTable:
         """
         self._connection = ClearConnection(url, limits=limits, cache_statements=cache_statements)
         self._layout = layout
-        self._clear_chunk = statements.clear_chunk(layout)
+        self._clear_chunk_by_key = statements.clear_chunk(layout, by_key=True)
+        # Without items a chunk ends with all rows of its last associate, which only the key can tell.
+        self._clear_chunk = (
+            self._clear_chunk_by_key if layout.item is None else statements.clear_chunk(layout, by_key=False)
+        )
         self._probe = statements.probe(layout)
 
     def __repr__(self) -> str:
@@ -48,10 +52,16 @@ class PostgresCacheTable:
         """Delete the next chunk of *scopes*; see the port."""
         arguments = statements.clear_chunk_arguments(self._layout, scopes, after=after, limit=limit)
         (row,) = await self._connection.fetch(self._clear_chunk, *arguments)
+        rows = row["rows"]
+        if (
+            rows < row["locked"]
+        ):  # some were updated meanwhile, or a trigger of the table's owner has kept them
+            (row,) = await self._connection.fetch(self._clear_chunk_by_key, *arguments)
+            rows += row["rows"]
         if row["n"] is None:
-            return Chunk(row["rows"], None)
+            return Chunk(rows, None)
         first = 0 if after is None else after.scope
-        return Chunk(row["rows"], Position(first + row["n"] - 1, row["associate"], row["item"]))
+        return Chunk(rows, Position(first + row["n"] - 1, row["associate"], row["item"]))
 
     async def probe(self) -> None:
         """Commit a DELETE of no rows; see the port."""

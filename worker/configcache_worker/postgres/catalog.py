@@ -48,10 +48,13 @@ class _Connection(Protocol):
 
 _TABLE_KINDS = {b"r": None, b"p": None, b"v": "a view", b"m": "a materialized view", b"f": "a foreign table"}
 
-# Locking a row (FOR UPDATE) takes the UPDATE right on a column of it, though nothing is updated.
+# Locking a row (FOR UPDATE) takes the UPDATE right on a column of it, though nothing is updated. Where single columns are
+# granted, the system's own ctid (-1) and tableoid (-6) must be among them.
 _TABLE = """\
 SELECT c.oid, c.relkind,
     has_any_column_privilege(c.oid, 'SELECT')
+        AND has_column_privilege(c.oid, (-1)::smallint, 'SELECT')
+        AND has_column_privilege(c.oid, (-6)::smallint, 'SELECT')
         AND has_any_column_privilege(c.oid, 'UPDATE')
         AND has_table_privilege(c.oid, 'DELETE') AS is_allowed
 FROM pg_catalog.pg_class AS c

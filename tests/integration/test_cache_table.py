@@ -18,7 +18,7 @@ from configcache_worker.postgres import connection as connection_module
 from configcache_worker.postgres.cache_table import PostgresCacheTable
 from configcache_worker.postgres.connection import TimeLimits
 from configcache_worker.postgres.migrations import migrate
-from configcache_worker.postgres.statements import TableLayout, clear_chunk, clear_chunk_arguments
+from configcache_worker.postgres.statements import TableLayout
 from tests.proxy import Proxy
 
 CACHE = TableLayout()
@@ -320,41 +320,41 @@ async def test_overlapping_clears_beside_a_refiller_do_not_deadlock(open_table, 
     )
 
 
-async def plan_of_prepared_clear(connection, statement, scopes):
+async def plan_of_prepared_clear(connection, scopes):
     """The plan that the worker's own prepared statement runs with, in its own session."""
-    query = "SELECT name, generic_plans FROM pg_prepared_statements WHERE statement = $1"
-    (prepared,) = await connection.fetch(query, statement)
+    query = (
+        "SELECT name FROM pg_prepared_statements WHERE statement LIKE 'WITH locked%' AND generic_plans > 0"
+    )
+    (prepared,) = await connection.fetch(query)
     names = json.dumps([scope.instance for scope in scopes]).translate(str.maketrans("[]", "{}"))
     applications = json.dumps([scope.application for scope in scopes]).translate(str.maketrans("[]", "{}"))
     ids = "{" + ",".join(str(scope.associate_id) for scope in scopes) + "}"
     items = "{" + ",".join('""' for _ in scopes) + "}"
     arguments = f"'{applications}', '{names}', '{ids}', '{ids}', 5000, NULL, '{items}', NULL"
     plan = await connection.fetch(f"EXPLAIN EXECUTE {prepared['name']} ({arguments})")
-    return prepared["generic_plans"], "\n".join(line[0] for line in plan)
+    return "\n".join(line[0] for line in plan)
 
 
-@pytest.mark.parametrize("by_key", [False, True], ids=["where they are", "by key"])
-async def test_a_statement_prepared_on_an_empty_table_uses_the_index_once_rows_have_come(table, sql, by_key):
-    statement = clear_chunk(CACHE, by_key=by_key)
+async def test_a_statement_prepared_on_an_empty_table_uses_the_index_once_rows_have_come(table, sql):
     # Vacuumed while empty is the worst case: the planner then believes the table has no pages at all.
     await sql.execute("ALTER TABLE configuration_cache SET (autovacuum_enabled = off)")
     await sql.execute("VACUUM ANALYZE configuration_cache")
-    for associate in range(1, 11):  # a server considers a generic plan from the sixth time on
-        arguments = clear_chunk_arguments(CACHE, [web(associate)], after=None, limit=5000)
-        await table._connection.fetch(statement, *arguments)
+    for associate in range(1, 11):
+        await table.clear([web(associate)], after=None, limit=5000)
     await sql.execute(
         "INSERT INTO configuration_cache SELECT 'WebClient', 'Web', a, 'page' || i "
         "FROM generate_series(1, 20000) AS a, generate_series(1, 10) AS i"
     )
     scopes = [web(associate) for associate in range(1, 1001)]
 
-    generic_plans, plan = await plan_of_prepared_clear(table._connection._connection, statement, scopes)
+    plan = await plan_of_prepared_clear(table._connection._connection, scopes)
 
-    assert generic_plans == 0
     scans = [line.strip(" ->") for line in plan.splitlines() if " on configuration_cache" in line]
     kinds = [re.sub(r" on configuration_cache.*| using .*", "", scan) for scan in scans]
-    assert sorted(kinds) == ["Delete", "Index Scan", "Index Scan" if by_key else "Tid Scan"]
-    assert len(re.findall(r"Index Cond: .*application.*instance.*associate_id", plan)) == 1 + by_key
+    assert sorted(kinds) == ["Delete", "Index Scan", "Tid Scan"]
+    assert re.search(
+        r"Index Cond: .*application.*instance.*ROW\(associate_id, item\) >= ROW.*associate_id <=", plan
+    )
     assert not re.search("Seq Scan|Bitmap|Sort|Hash|Merge|Materialize|Join Filter", plan)
 
 
@@ -365,23 +365,45 @@ async def test_each_chunk_of_a_large_scope_reads_only_its_own_rows(table, sql):
         "FROM generate_series(1, 2000) AS a, generate_series(1, 10) AS i"
     )
 
-    figures = (
-        "SELECT n_tup_del, idx_tup_fetch, seq_tup_read FROM pg_stat_user_tables "
-        "WHERE relname = 'configuration_cache'"
-    )
-
     chunks = await clear_all(table, [WEB], limit=1000)
-    await table.close()  # a session reports its figures when it ends
+    await table.close()
+
+    assert chunks == [1000] * 20 + [0]
+    by_index, by_scan = await rows_read(sql, "configuration_cache", deleted=20_000)
+    assert by_index <= 1.1 * 20_000
+    assert by_scan == 0
+
+
+async def test_joined_on_the_key_a_chunk_reads_only_its_own_rows_too(open_table, sql):
+    await sql.execute(
+        'CREATE TABLE blob (application text COLLATE "C", instance text COLLATE "C", associate_id bigint, '
+        "PRIMARY KEY (application, instance, associate_id)) WITH (autovacuum_enabled = off)"
+    )
+    await sql.execute("VACUUM ANALYZE blob")
+    table = open_table(layout=TableLayout(table="blob", item=None))
+    for associate in range(1, 11):
+        await table.clear([web(associate)], after=None, limit=5000)
+    await sql.execute("INSERT INTO blob SELECT 'WebClient', 'Web', a FROM generate_series(1, 20000) AS a")
+
+    chunk = await table.clear([web(associate) for associate in range(1, 1001)], after=None, limit=5000)
+    await table.close()
+
+    assert chunk == Chunk(1000, None)
+    by_index, by_scan = await rows_read(sql, "blob", deleted=1000)
+    assert by_index <= 2.1 * 1000  # twice for each row: to lock it, and to delete it
+    assert by_scan == 0
+
+
+async def rows_read(sql, table, *, deleted):
+    """Rows read by index and by scan, once the session that has deleted so many has ended, and told."""
+    figures = "SELECT n_tup_del, idx_tup_fetch, seq_tup_read FROM pg_stat_user_tables WHERE relname = $1"
 
     async def reported():
         await sql.execute("SELECT pg_stat_clear_snapshot()")
-        return (await sql.fetchrow(figures))["n_tup_del"] == 20_000
+        return (await sql.fetchrow(figures, table))["n_tup_del"] == deleted
 
-    assert chunks == [1000] * 20 + [0]
     await until(reported)
-    deleted, by_index, by_scan = await sql.fetchrow(figures)
-    assert by_index <= 2.1 * deleted  # twice for each row: to lock it, and to delete it
-    assert by_scan == 0
+    return (await sql.fetchrow(figures, table))[1:]
 
 
 # A table of the user's own

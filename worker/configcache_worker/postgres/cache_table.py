@@ -8,11 +8,15 @@ Thin: the statements come from :mod:`.statements`, the connection and the words 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from configcache_worker.core.ports import Chunk, Position, Scope
 from configcache_worker.postgres import catalog, statements
 from configcache_worker.postgres.connection import ClearConnection, TimeLimits
 from configcache_worker.postgres.statements import TableLayout
+
+if TYPE_CHECKING:
+    from asyncpg import Record
 
 
 class PostgresCacheTable:
@@ -38,11 +42,8 @@ class PostgresCacheTable:
         """
         self._connection = ClearConnection(url, limits=limits, cache_statements=cache_statements)
         self._layout = layout
+        self._clear_chunk = statements.clear_chunk(layout, by_key=False)
         self._clear_chunk_by_key = statements.clear_chunk(layout, by_key=True)
-        # Without items a chunk ends with all rows of its last associate, which only the key can tell.
-        self._clear_chunk = (
-            self._clear_chunk_by_key if layout.item is None else statements.clear_chunk(layout, by_key=False)
-        )
         self._probe = statements.probe(layout)
 
     def __repr__(self) -> str:
@@ -51,17 +52,27 @@ class PostgresCacheTable:
     async def clear(self, scopes: Sequence[Scope], *, after: Position | None, limit: int) -> Chunk:
         """Delete the next chunk of *scopes*; see the port."""
         arguments = statements.clear_chunk_arguments(self._layout, scopes, after=after, limit=limit)
-        (row,) = await self._connection.fetch(self._clear_chunk, *arguments)
-        rows = row["rows"]
-        if (
-            rows < row["locked"]
-        ):  # some were updated meanwhile, or a trigger of the table's owner has kept them
-            (row,) = await self._connection.fetch(self._clear_chunk_by_key, *arguments)
-            rows += row["rows"]
+        if self._layout.item is None:
+            # A chunk ends with all rows of its last associate, which only the key can tell.
+            row = await self._by_key(arguments)
+            rows = row["rows"]
+        else:
+            (row,) = await self._connection.fetch(self._clear_chunk, *arguments)
+            rows = row["rows"]
+            if (
+                rows < row["locked"]
+            ):  # some were updated meanwhile, or a trigger of the table's owner has kept them
+                row = await self._by_key(arguments)
+                rows += row["rows"]
         if row["n"] is None:
             return Chunk(rows, None)
         first = 0 if after is None else after.scope
         return Chunk(rows, Position(first + row["n"] - 1, row["associate"], row["item"]))
+
+    async def _by_key(self, arguments: Sequence[object]) -> Record:
+        # A plan of this one that was made while the table was empty would read the whole index for each row.
+        (row,) = await self._connection.fetch(self._clear_chunk_by_key, *arguments, fresh_plan=True)
+        return row
 
     async def probe(self) -> None:
         """Commit a DELETE of no rows; see the port."""

@@ -47,9 +47,9 @@ _CLEAR_SETTINGS = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "enable_sort": "off",
-    # ... and no plan outlives the size of table it was made for: one made while the table was vacuumed and empty scans
-    # the whole index for each row. Planning takes some 0.2 ms a chunk.
-    "plan_cache_mode": "force_custom_plan",
+    # ... and planned once: with all this there is one way left to clear a chunk, and finding it takes longer than clearing
+    # a single command. A statement for which this is not so asks for a fresh plan.
+    "plan_cache_mode": "force_generic_plan",
     # The server notices in a minute that a worker's machine is gone, and lets go of its locks.
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
@@ -112,9 +112,17 @@ class ClearConnection:
         state = "closed" if self._connection is None else "open"
         return f"<{type(self).__name__} to {_host(self._url)}, {state}>"
 
-    async def fetch(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+    async def fetch(
+        self, statement: str, *arguments: object, fresh_plan: bool = False
+    ) -> list[asyncpg.Record]:
         """
         Run one statement in a transaction of its own; when this returns, it is committed.
+
+        Args:
+            statement: SQL, with parameters ``$1``, ``$2``.
+            arguments: Their values.
+            fresh_plan: Plan it for the size that its tables have now, instead of keeping the plan from its first time.
+                One round trip more.
 
         Raises:
             TableFault: It did not commit, or nobody knows whether it did.
@@ -122,7 +130,7 @@ class ClearConnection:
         async with self._turn:
             connection = await self._opened()
             try:
-                return await self._run(connection, statement, arguments)
+                return await self._run(connection, statement, arguments, fresh_plan=fresh_plan)
             except TableFault:
                 self._abandon()  # our own time limit: the statement may still be running on this connection
                 raise
@@ -158,7 +166,12 @@ class ClearConnection:
         return self._connection
 
     async def _run(
-        self, connection: PlainConnection, statement: str, arguments: tuple[object, ...]
+        self,
+        connection: PlainConnection,
+        statement: str,
+        arguments: tuple[object, ...],
+        *,
+        fresh_plan: bool,
     ) -> list[asyncpg.Record]:
         # The server's statement_timeout comes first and leaves the session usable. Ours is for a server, or a network,
         # that doesn't answer at all.
@@ -166,6 +179,8 @@ class ClearConnection:
         deadline = asyncio.timeout(patience_s)
         try:
             async with deadline:
+                if fresh_plan:
+                    return await (await connection.prepare(statement)).fetch(*arguments)
                 return await connection.fetch(statement, *arguments)
         except TimeoutError as error:
             if not deadline.expired():

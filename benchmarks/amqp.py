@@ -103,10 +103,11 @@ class Channel:
     ) -> None:
         self.socket.close()
 
-    @property
-    def unread(self) -> bytes:
-        """What has been read beyond the last answer."""
-        return bytes(self._buffer)
+    def take_unread(self) -> bytes:
+        """Take over what has been read beyond the last answer."""
+        unread = bytes(self._buffer)
+        self._buffer.clear()
+        return unread
 
     def send(self, method: Frame, *, channel: int = _CHANNEL) -> None:
         """Send *method*."""

@@ -25,7 +25,7 @@ def main(broker_url: str, count: int) -> None:
         channel.call(commands.Basic.Qos(prefetch_count=PREFETCH), commands.Basic.QosOk)
         channel.call(commands.Basic.Consume(queue=COMMAND_QUEUE), commands.Basic.ConsumeOk)
         began, cpu_began = time.monotonic(), time.process_time()
-        buffer = channel.unread
+        buffer = channel.take_unread()
         taken = acknowledged = 0
         while taken < count:
             buffer += channel.socket.recv(READ_BYTES)

@@ -62,10 +62,6 @@ _log = logging.getLogger(__name__)
 # A broker that has fallen silent is noticed after three of these.
 _HEARTBEAT_S: Final = 10
 
-# A channel that has refused everything for so long may be at fault itself. As long as the longest delay between two
-# sessions, so that the next one is opened at once: if the queue really is full, callers hear no less of it.
-_REFUSING_S: Final = RetryPolicy().longest_s
-
 _ONCE: Final = Retries()
 _USUAL: Final = RetryPolicy()
 
@@ -113,6 +109,9 @@ class Publisher:
         self._retries = retries
         self._max_in_flight = max_in_flight
         self._turns = asyncio.Semaphore(max_in_flight)
+        # A channel that has confirmed nothing for so long, and refuses, may be at fault itself. As long as the longest delay
+        # between two sessions, so that the next one is opened at once: if the queue really is full, callers hear no less.
+        self._refusing_s = reconnect.longest_s
         self._supervisor = Supervisor(
             name="publisher", open=self._open_session, policy=reconnect, on_failure=self._note_failure
         )
@@ -286,7 +285,7 @@ class Publisher:
         try:
             with broker_errors("cannot open a channel"):
                 async with asyncio.timeout(self._timeout_s):
-                    return await _Session.open(connection)
+                    return await _Session.open(connection, refusing_s=self._refusing_s)
         except BaseException:
             await close_connection(connection)
             raise
@@ -310,22 +309,28 @@ class _Session:
     """One connection with one channel in confirm mode."""
 
     def __init__(
-        self, connection: AbstractConnection, channel: AbstractChannel, exchange: AbstractExchange
+        self,
+        connection: AbstractConnection,
+        channel: AbstractChannel,
+        exchange: AbstractExchange,
+        *,
+        refusing_s: float,
     ) -> None:
         self._connection = connection
         self._exchange = exchange
+        self._refusing_s = refusing_s
         self._ended: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
         self._silence = Silence()
         channel.close_callbacks.add(self._note_end)
         connection.close_callbacks.add(self._note_end)
 
     @classmethod
-    async def open(cls, connection: AbstractConnection) -> Self:
+    async def open(cls, connection: AbstractConnection, *, refusing_s: float) -> Self:
         # Without on_return_raises an unroutable publish would look like success.
         channel = connection.channel(publisher_confirms=True, on_return_raises=True)
         await channel.initialize()
         exchange = await channel.get_exchange(COMMAND_EXCHANGE, ensure=False)
-        return cls(connection, channel, exchange)
+        return cls(connection, channel, exchange, refusing_s=refusing_s)
 
     async def publish(self, message: Message) -> None:
         self._silence.asked()
@@ -338,9 +343,11 @@ class _Session:
             # The channel is closing, and the reason is told elsewhere.
             raise _translated(await self._end()) from error
         except CONNECTION_EXCEPTIONS as error:
-            if _is_nack(error) and self._silence.lasted_s > _REFUSING_S:
-                self._note_end(self, error)
-                raise BrokerUnavailable("the channel has long refused everything") from error
+            if _is_nack(error) and self._silence.lasted_s > self._refusing_s:
+                # Not the nack itself: whoever else waits for a confirm was not refused, and is to try again.
+                failure = BrokerUnavailable("the channel has long confirmed nothing, and refuses")
+                self._note_end(self, failure)
+                raise failure from error
             raise _translated(error) from error
 
     async def end_if_mute(self, after_s: float) -> None:

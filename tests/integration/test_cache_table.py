@@ -16,7 +16,8 @@ import pytest
 from configcache_worker.core.ports import Chunk, Position, Scope, TableFault
 from configcache_worker.postgres import connection as connection_module
 from configcache_worker.postgres.cache_table import PostgresCacheTable
-from configcache_worker.postgres.connection import TimeLimits
+from configcache_worker.postgres.catalog import check_layout
+from configcache_worker.postgres.connection import ClearConnection, TimeLimits
 from configcache_worker.postgres.migrations import migrate
 from configcache_worker.postgres.statements import TableLayout
 from tests.proxy import Proxy
@@ -56,8 +57,10 @@ async def open_table(database, sql):
 
 
 @pytest.fixture
-def table(open_table):
-    return open_table()
+async def table(open_table):
+    table = open_table()
+    await table.check_layout()
+    return table
 
 
 @contextlib.asynccontextmanager
@@ -431,6 +434,46 @@ async def test_a_table_of_the_users_own_serves_by_mapping(open_table, sql, limit
 
     assert sum(await clear_all(table, [web(1), web(2), Scope("webclient", "Web", None)], limit)) == 6 + 12
     assert await sql.fetchval(COUNT_OWN) == 48 - 18
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 5, 100])
+async def test_a_chunk_that_ends_among_rows_of_one_key_leaves_none_of_them(open_table, sql, limit):
+    await sql.execute(
+        "CREATE TABLE pages (id serial PRIMARY KEY, application text, instance text, associate_id bigint NOT NULL, "
+        "item text, locale text); ALTER TABLE pages ALTER application SET NOT NULL, ALTER instance SET NOT NULL, "
+        "ALTER item SET NOT NULL; CREATE INDEX ON pages (application, instance, associate_id, item); "
+        "INSERT INTO pages (application, instance, associate_id, item, locale) SELECT 'WebClient', 'Web', a, 'menu', l "
+        "FROM generate_series(1, 4) AS a, unnest('{de,en,no}'::text[]) AS l"
+    )
+    table = open_table(layout=TableLayout(table="pages"))
+    await table.check_layout()
+
+    await clear_all(table, [WEB], limit=limit)
+
+    assert await sql.fetchval("SELECT count(*) FROM pages") == 0
+
+
+@pytest.mark.parametrize(
+    ("indexes", "is_so"),
+    [
+        ("CREATE UNIQUE INDEX ON t (instance, application, item, associate_id)", True),
+        ("CREATE INDEX ON t (application, instance, associate_id, item)", False),
+        ("CREATE UNIQUE INDEX ON t (application, instance, associate_id, item, xml)", False),
+        (
+            "CREATE UNIQUE INDEX ON t (application, instance, associate_id, item); CREATE INDEX ON t (xml)",
+            False,
+        ),
+    ],
+)
+async def test_a_table_with_no_index_but_its_unique_key_is_known_as_such(database, sql, indexes, is_so):
+    await sql.execute(
+        "CREATE TABLE t (application text NOT NULL, instance text NOT NULL, associate_id bigint NOT NULL, "
+        f"item text NOT NULL, xml text); {indexes}"
+    )
+    connection = ClearConnection(database, limits=TimeLimits())
+
+    assert await check_layout(connection, TableLayout(table="t")) is is_so
+    await connection.close()
 
 
 async def test_an_id_that_the_users_column_cannot_hold_matches_nothing(open_table, sql):

@@ -183,6 +183,7 @@ async def test_node_says_so_when_it_could_not_publish(node, vhost, url):
     assert output.startswith("not published: ")
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not here")
 async def test_the_shell_publishes_by_the_management_api(managed):
     broker_url, management_url, _ = managed
     await declare(broker_url)

@@ -13,7 +13,6 @@ import aio_pika
 import pytest
 from yarl import URL
 
-from configcache import publisher as publisher_module
 from configcache import wire
 from configcache.command import ClearConfigurationCache
 from configcache.connection import DRIVER_LOGGERS, addresses, connect
@@ -225,14 +224,18 @@ async def test_a_full_queue_refuses(vhost):
             await publisher.publish(COMMAND)
 
 
-async def test_a_channel_that_only_refuses_is_replaced_and_refusals_stay_refusals(vhost, monkeypatch):
-    monkeypatch.setattr(publisher_module, "_REFUSING_S", 0.2)
+async def test_a_channel_that_only_refuses_is_replaced_and_refusals_stay_refusals(vhost):
     async with channel_to(vhost) as channel:
         await channel.declare_exchange("configuration", "direct", durable=True)
         full = {"x-max-length": 0, "x-overflow": "reject-publish"}
         queue = await channel.declare_queue(COMMAND_QUEUE, durable=True, arguments=full)
         await queue.bind("configuration", COMMAND_QUEUE)
-    async with Proxy(vhost) as line, Publisher(url=line.url) as publisher, asyncio.timeout(10):
+    quick = RetryPolicy(longest_s=0.2)
+    async with (
+        Proxy(vhost) as line,
+        Publisher(url=line.url, reconnect=quick) as publisher,
+        asyncio.timeout(10),
+    ):
         while line.connections < 3:
             with pytest.raises(Refused, match="nack"):
                 await publisher.publish(COMMAND)

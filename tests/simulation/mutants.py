@@ -230,8 +230,8 @@ MUTATIONS = (
         (
             _core(
                 "decoding",
-                "        memo = self._memos.get(properties)\n",
-                "        properties = properties._replace(type=None)\n        memo = self._memos.get(properties)\n",
+                "if properties is not self._properties:",
+                "if properties[:2] != self._properties[:2]:",
             ),
         ),
     ),

@@ -111,6 +111,18 @@ def test_a_message_that_was_cut_short_is_not_taken_for_one_that_was_not(end):
         decoder.scope(GOOD[:end].encode(), COMMAND_PROPERTIES)
 
 
+def test_messages_of_refused_kinds_make_nothing_be_forgotten(decoded):
+    decoder = Decoder()
+    decoder.scope(GOOD.encode(), COMMAND_PROPERTIES)
+
+    for number in range(100):
+        with pytest.raises(ContractError):
+            decoder.scope(GOOD.encode(), Properties(content_type=f"text/{number}"))
+    decoder.scope(GOOD.encode(), COMMAND_PROPERTIES)
+
+    assert len(decoded) == 1 + 100
+
+
 def test_a_refused_message_is_refused_again():
     decoder = Decoder()
 

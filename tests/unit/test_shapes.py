@@ -133,6 +133,30 @@ def test_an_id_that_is_not_utf_8_is_refused_in_a_known_shape_too():
     assert [delivery.refusal for delivery in deliveries] == [None, Reason.UNREADABLE_PROPERTIES]
 
 
+def test_a_shape_costs_those_that_are_not_of_it_little(monkeypatch):
+    costly = message(1, headers={f"h{number}": number for number in range(200)})
+    cutter = watching(DeliveryCutter())
+
+    cutter.feed(costly)
+
+    assert cutter._shapes == []
+
+
+@pytest.mark.parametrize("size", [0, frames.LONGEST_BODY_BYTES + 1])
+def test_a_body_that_is_none_for_the_long_way_is_none_for_the_short_one(size):
+    learned, other = message(1, message_id=ID), bytearray(message(2, message_id=ID, body=b"x" * max(size, 1)))
+    if not size:  # a content header that announces nothing, and an empty body frame all the same
+        other = bytearray(message(2, message_id=ID, body=b"x"))
+        at = other.rindex(b"\x03\x00\x01\x00\x00\x00\x01x\xce")
+        other[at:] = b"\x03\x00\x01\x00\x00\x00\x00\xce"
+        header_at = other.index(b"\xce\x02\x00\x01") + 8 + 4
+        other[header_at : header_at + 8] = bytes(8)
+
+    assert outcome(DeliveryCutter(), learned + bytes(other)) == outcome(
+        FrameByFrame(), learned + bytes(other)
+    )
+
+
 def test_a_tag_that_does_not_rise_is_no_amqp_in_a_known_shape_too():
     with pytest.raises(ProtocolError, match="delivery tag 1 after 1"):
         watching(DeliveryCutter()).feed(message(1) + message(1))

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from configcache.wire import Properties, decode
 from configcache_worker.core.ports import Scope
 
-_REMEMBERED_PROPERTIES: Final = 16
+_REMEMBERED_PROPERTIES: Final = 4
 _REMEMBERED: Final = 1024
 _LONGEST_BODY_BYTES: Final = 1024
 _DIGITS: Final = b"0123456789"
@@ -23,14 +23,14 @@ _ASSOCIATE_ID: Final = re.compile(rb"[1-9][0-9]{0,17}\}")
 
 
 class Decoder:
-    """Decodes messages. Remembers a bounded number of them, and nothing of one that is refused."""
+    """Decodes messages. Remembers up to some 14 MiB of them, and nothing of one that is refused."""
 
     def __init__(self) -> None:
         self._memos: dict[Properties, _Memo] = {}
         """By the properties that the messages came with."""
         self._properties = Properties()
         """Those of the last message, which are those of nearly all."""
-        self._memo = self._memo_for(self._properties)
+        self._memo = _Memo({}, {})
 
     def scope(self, body: bytes, properties: Properties) -> Scope:
         """
@@ -40,7 +40,7 @@ class Decoder:
             ContractError: It breaks the contract.
         """
         if properties is not self._properties:
-            self._memo, self._properties = self._memo_for(properties), properties
+            self._memo, self._properties = self._memos.get(properties) or _Memo({}, {}), properties
         # All up to the last number, if the message ends with one: {"Application":"A","Instance":"I","AssociateId":
         stem = body[:-1].rstrip(_DIGITS)
         known = self._memo.stems.get(stem)
@@ -57,15 +57,11 @@ class Decoder:
                 _remember(self._memo.stems, stem, scope)
             else:
                 _remember(self._memo.bodies, body, scope)
-        return scope
-
-    def _memo_for(self, properties: Properties) -> _Memo:
-        memo = self._memos.get(properties)
-        if memo is None:
+        if properties not in self._memos:
             if len(self._memos) >= _REMEMBERED_PROPERTIES:
                 self._memos.clear()
-            memo = self._memos[properties] = _Memo({}, {})
-        return memo
+            self._memos[properties] = self._memo
+        return scope
 
 
 class _Memo(NamedTuple):

@@ -96,7 +96,7 @@ class Position(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """The outcome of one committed transaction of a pass."""
+    """The outcome of one step of a pass, committed."""
 
     rows: int
     """Rows deleted, 0 or more."""
@@ -109,7 +109,8 @@ class CacheTable(Protocol):
 
     async def clear(self, scopes: Sequence[Scope], *, after: Position | None, limit: int) -> Chunk:
         """
-        Delete up to *limit* rows of *scopes* that come after *after*, in key order, in one transaction.
+        Delete up to *limit* rows of *scopes* that come after *after*, in key order, in one transaction; in a second one,
+        up to as many again, where rows were updated meanwhile.
 
         Args:
             scopes: Sorted and disjoint, as :func:`~configcache_worker.core.coalesce.coalesce` gives them.
@@ -120,7 +121,7 @@ class CacheTable(Protocol):
             The committed outcome: when this returns, the rows are gone.
 
         Raises:
-            TableFault: It did not commit, or nobody knows whether it did. Safe to repeat.
+            TableFault: It did not commit as a whole, or nobody knows whether it did. Safe to repeat.
         """
         ...
 

@@ -45,6 +45,8 @@ class PostgresCacheTable:
         self._clear_chunk = statements.clear_chunk(layout, by_key=False)
         self._clear_chunk_by_key = statements.clear_chunk(layout, by_key=True)
         self._probe = statements.probe(layout)
+        self._is_keyed = False
+        """Whether the catalog has said that the only index is a unique one of the key, as in our own table."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._layout.name} over {self._connection!r}>"
@@ -52,16 +54,15 @@ class PostgresCacheTable:
     async def clear(self, scopes: Sequence[Scope], *, after: Position | None, limit: int) -> Chunk:
         """Delete the next chunk of *scopes*; see the port."""
         arguments = statements.clear_chunk_arguments(self._layout, scopes, after=after, limit=limit)
-        if self._layout.item is None:
-            # A chunk ends with all rows of its last associate, which only the key can tell.
+        if not self._is_keyed or self._layout.item is None:
+            # A chunk ends with all rows of its last key, and here there may be several: only the key can tell.
             row = await self._by_key(arguments)
             rows = row["rows"]
         else:
             (row,) = await self._connection.fetch(self._clear_chunk, *arguments)
             rows = row["rows"]
-            if (
-                rows < row["locked"]
-            ):  # some were updated meanwhile, or a trigger of the table's owner has kept them
+            # Some were updated meanwhile, or a trigger of the table's owner has kept them.
+            if rows < row["locked"]:
                 row = await self._by_key(arguments)
                 rows += row["rows"]
         if row["n"] is None:
@@ -82,12 +83,14 @@ class PostgresCacheTable:
         """
         Compare the layout with the database's catalog.
 
+        Until then, chunks are cleared in the way that serves any table.
+
         Raises:
             TableNotReady: The table, or a right on it, is missing: it may come.
             LayoutError: The table can't serve as it is.
             TableFault: The database could not be asked.
         """
-        await catalog.check_layout(self._connection, self._layout)
+        self._is_keyed = await catalog.check_layout(self._connection, self._layout)
 
     async def close(self) -> None:
         """Close the connection. Safe to repeat."""

@@ -86,9 +86,27 @@ _NAME_TYPES = ("text", "character varying")
 _ID_TYPES = ("smallint", "integer", "bigint")
 
 
-async def check_layout(connection: _Connection, layout: TableLayout) -> None:
+# Of just these columns, not partial, and not checked only at the end of a transaction.
+_IS_KEY_ONLY_INDEX = """\
+SELECT count(*) = 1 AND bool_and(
+    i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+    AND i.indnatts = i.indnkeyatts
+    AND (
+        SELECT array_agg(a.attname::text ORDER BY a.attname::text COLLATE "C") FROM pg_catalog.pg_attribute AS a
+        WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey::int2[])
+    ) = $2::text[]
+) AS is_so
+FROM pg_catalog.pg_index AS i
+WHERE i.indrelid = $1"""
+
+
+async def check_layout(connection: _Connection, layout: TableLayout) -> bool:
     """
     Make sure that clearing *layout* would work, and would clear what it should.
+
+    Returns:
+        Whether the only index of the table is a unique one of its key: no two rows can have the same, and there is only one
+        way to find them.
 
     Raises:
         TableNotReady: The table, or a right on it, is missing.
@@ -110,8 +128,10 @@ async def check_layout(connection: _Connection, layout: TableLayout) -> None:
     if not table["is_allowed"]:
         raise RightsMissing(
             f"this role may not clear {layout.name}: GRANT SELECT, UPDATE, DELETE ON {layout.name} to it "
-            "(UPDATE is what locking rows in order takes)"
+            "(UPDATE is what locking rows in order takes; of single columns, SELECT takes ctid and tableoid as well)"
         )
+    (only_index,) = await connection.fetch(_IS_KEY_ONLY_INDEX, table["oid"], sorted(layout.key))
+    return bool(only_index["is_so"])
 
 
 def _column_problems(layout: TableLayout, columns: dict[str, Record]) -> Iterator[str]:

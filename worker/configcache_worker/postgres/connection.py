@@ -47,8 +47,8 @@ _CLEAR_SETTINGS = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "enable_sort": "off",
-    # ... and planned once: with all this there is one way left to clear a chunk, and finding it takes longer than clearing
-    # a single command. A statement for which this is not so asks for a fresh plan.
+    # ... and planned once: with all this there is one way left to clear a chunk of our own table, and finding it takes
+    # longer than clearing a single command. A statement for which this is not so asks for a fresh plan.
     "plan_cache_mode": "force_generic_plan",
     # The server notices in a minute that a worker's machine is gone, and lets go of its locks.
     "tcp_keepalives_idle": "30",

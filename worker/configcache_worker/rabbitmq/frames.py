@@ -18,25 +18,29 @@ from configcache_worker.core.ports import Delivery
 from configcache_worker.rabbitmq.properties import MalformedTable
 from configcache_worker.rabbitmq.reading import Envelope, read
 from configcache_worker.rabbitmq.shapes import Shape
+from configcache_worker.rabbitmq.wire import (
+    FRAME_BODY,
+    FRAME_END,
+    FRAME_HEADER,
+    FRAME_HEARTBEAT,
+    FRAME_METHOD,
+    FRAME_PREFIX,
+    LONGEST_BODY_BYTES,
+)
 
 LONGEST_FRAME_BYTES = 1 << 20
 """
 Longer frames are a protocol error, except in a body that is being discarded. Generous beside the usual
 ``frame_max`` of 128 KiB, because brokers exceed it a little in content headers to which they added their own.
 """
-LONGEST_BODY_BYTES = 1 << 20
-"""The bytes of a longer body are discarded as they pass: its delivery is refused as too large."""
 
 _SHAPES = 4
 """So many shapes are known at once: more producers than that on one queue are taken apart frame by frame."""
 _UNKNOWN_BETWEEN_SHAPES = 16
 """So many deliveries of no known shape come before another is learned, which costs as much as taking four apart."""
 
-_FRAME_METHOD, _FRAME_HEADER, _FRAME_BODY, _FRAME_HEARTBEAT = 1, 2, 3, 8
-_FRAME_TYPES = frozenset({_FRAME_METHOD, _FRAME_HEADER, _FRAME_BODY, _FRAME_HEARTBEAT})
-_FRAME_END = 0xCE
-_FRAME_PREFIX = struct.Struct(">BHI")  # type, channel, size of the payload
-_PREFIX_BYTES = _FRAME_PREFIX.size
+_FRAME_TYPES = frozenset({FRAME_METHOD, FRAME_HEADER, FRAME_BODY, FRAME_HEARTBEAT})
+_PREFIX_BYTES = FRAME_PREFIX.size
 _SHORTEST_FRAME_BYTES = _PREFIX_BYTES + 1
 
 _CLASS_BASIC = 60
@@ -133,7 +137,7 @@ class DeliveryCutter:
                         passed_on.append(data[pass_from:position])
                     pass_from = position = cut_to
                     continue
-            kind, channel, size = _FRAME_PREFIX.unpack_from(data, position)
+            kind, channel, size = FRAME_PREFIX.unpack_from(data, position)
             start = position + _PREFIX_BYTES
             end = start + size
             if end >= length or (size > LONGEST_FRAME_BYTES and not self._is_discarding(kind, channel)):
@@ -141,7 +145,7 @@ class DeliveryCutter:
                     passed_on.append(data[pass_from:position])
                     pass_from = position = length
                 break
-            if data[end] != _FRAME_END:
+            if data[end] != FRAME_END:
                 self._cutting = False
                 break
             if channel == channel_watched:
@@ -149,7 +153,7 @@ class DeliveryCutter:
                     if pass_from != position:
                         passed_on.append(data[pass_from:position])
                     pass_from = end + 1
-            elif kind == _FRAME_METHOD and channel == 0:
+            elif kind == FRAME_METHOD and channel == 0:
                 self._notice_connection_close(data, start, end)
             elif kind not in _FRAME_TYPES:
                 self._fault(f"unknown frame type {kind}")
@@ -196,7 +200,7 @@ class DeliveryCutter:
         self._held_bytes = len(data)
         self._needed_bytes = _SHORTEST_FRAME_BYTES
         if self._held_bytes >= _SHORTEST_FRAME_BYTES:
-            self._needed_bytes += _FRAME_PREFIX.unpack_from(data)[2]
+            self._needed_bytes += FRAME_PREFIX.unpack_from(data)[2]
 
     def _join_held(self, data: bytes) -> bytes:
         """The held bytes and *data* in one, or nothing yet while a frame is still incomplete."""
@@ -228,7 +232,7 @@ class DeliveryCutter:
         """Whether a frame belongs to a body whose bytes are dropped as they pass."""
         return (
             channel == self._channel
-            and kind == _FRAME_BODY
+            and kind == FRAME_BODY
             and self._expect == self._expect_body
             and self._parts is None
         )
@@ -241,7 +245,7 @@ class DeliveryCutter:
         skipped = min(self._skip_bytes, len(data))
         self._skip_bytes -= skipped
         if not self._skip_bytes:
-            if data[skipped - 1] != _FRAME_END:
+            if data[skipped - 1] != FRAME_END:
                 raise ProtocolError("a body frame without its frame end")
             if not self._missing_bytes:
                 self._complete(None)
@@ -250,7 +254,7 @@ class DeliveryCutter:
     # Whole frames on the watched channel, in the order AMQP has them: method, content header, content bodies.
 
     def _expect_method(self, kind: int, data: bytes, start: int, end: int) -> bool:
-        if kind != _FRAME_METHOD:
+        if kind != FRAME_METHOD:
             raise ProtocolError(f"a frame of type {kind} where a method belongs")
         if data.startswith(self._deliver, start, end):
             self._begin_delivery(data, start, end)
@@ -287,7 +291,7 @@ class DeliveryCutter:
         return True
 
     def _expect_body(self, kind: int, data: bytes, start: int, end: int) -> bool:
-        if kind != _FRAME_BODY:
+        if kind != FRAME_BODY:
             raise ProtocolError(f"a frame of type {kind} within a body")
         self._count_body(end - start)
         parts = self._parts
@@ -321,7 +325,7 @@ class DeliveryCutter:
         return False
 
     def _pass_body(self, kind: int, data: bytes, start: int, end: int) -> bool:
-        if kind != _FRAME_BODY:
+        if kind != FRAME_BODY:
             raise ProtocolError(f"a frame of type {kind} within a body")
         self._count_body(end - start)
         if not self._missing_bytes:
@@ -329,7 +333,7 @@ class DeliveryCutter:
         return False
 
     def _begin_content(self, kind: int, data: bytes, start: int, end: int) -> int:
-        if kind != _FRAME_HEADER or end - start < _SHORTEST_HEADER_BYTES:
+        if kind != FRAME_HEADER or end - start < _SHORTEST_HEADER_BYTES:
             raise ProtocolError(f"a frame of type {kind} where a content header belongs")
         class_id, _, self._body_size = _CONTENT.unpack_from(data, start)
         if class_id != _CLASS_BASIC:

@@ -13,12 +13,20 @@ import struct
 from functools import partial
 
 from configcache_worker.core.ports import Delivery
-from configcache_worker.rabbitmq.properties import free_spans
+from configcache_worker.rabbitmq.properties import MalformedTable, free_spans
 from configcache_worker.rabbitmq.reading import Envelope
+from configcache_worker.rabbitmq.wire import (
+    FRAME_BODY,
+    FRAME_END,
+    FRAME_HEADER,
+    FRAME_METHOD,
+    FRAME_PREFIX,
+    LONGEST_BODY_BYTES,
+)
 
-_FRAME_PREFIX = struct.Struct(">BHI")  # type, channel, size of the payload
-_FRAME_METHOD, _FRAME_HEADER, _FRAME_BODY = 1, 2, 3
-_FRAME_END = 0xCE
+_LONGEST_HEADER_BYTES = 1024
+_MOST_SPANS = 32
+"""A shape costs every delivery that is not of it as much as these two allow."""
 _CLASS_AND_WEIGHT_BYTES = 4
 _AFTER_BODY_SIZE = 12
 
@@ -37,7 +45,7 @@ class Shape:
         delivery: As it was read frame by frame; not redelivered, not refused.
 
     Raises:
-        MalformedTable: Its properties are of no ordinary shape.
+        MalformedTable: Its properties are of no ordinary shape, or too many.
     """
 
     def __init__(self, channel: int, deliver: bytes, delivery: Delivery) -> None:
@@ -45,22 +53,24 @@ class Shape:
         assert isinstance(envelope, Envelope)
         names = _short_string(envelope.exchange) + _short_string(envelope.routing_key)
         header = envelope.header
+        if len(header) > _LONGEST_HEADER_BYTES or len(spans := free_spans(header)) > _MOST_SPANS:
+            raise MalformedTable("more than a shape may cost")
         after_tag = b"\0" + names  # not redelivered
         method_bytes = len(deliver) + 8 + len(after_tag)
-        before_tag = _FRAME_PREFIX.pack(_FRAME_METHOD, channel, method_bytes) + deliver
+        before_tag = FRAME_PREFIX.pack(FRAME_METHOD, channel, method_bytes) + deliver
         before_body_size = (
             after_tag
-            + bytes([_FRAME_END])
-            + _FRAME_PREFIX.pack(_FRAME_HEADER, channel, len(header))
+            + bytes([FRAME_END])
+            + FRAME_PREFIX.pack(FRAME_HEADER, channel, len(header))
             + header[:_CLASS_AND_WEIGHT_BYTES]
         )
-        before_frame_size = bytes([_FRAME_END]) + _FRAME_PREFIX.pack(_FRAME_BODY, channel, 0)[:-4]
+        before_frame_size = bytes([FRAME_END]) + FRAME_PREFIX.pack(FRAME_BODY, channel, 0)[:-4]
 
         fixed, layout = [before_tag, before_body_size], f">{len(before_tag)}sQ{len(before_body_size)}sQ"
         self._texts: list[int] = []
         """Where among the values there are texts, which must stay readable."""
         position = _AFTER_BODY_SIZE
-        for start, end, is_text in free_spans(header):
+        for start, end, is_text in spans:
             fixed.append(header[position:start])
             layout += f"{start - position}s{end - start}s"
             if is_text:
@@ -108,9 +118,10 @@ class Shape:
             tag, body_bytes = values[1], values[3]
             body_end = body_at + body_bytes
             if (
-                body_bytes != values[-1]
+                not 0 < body_bytes <= LONGEST_BODY_BYTES
+                or body_bytes != values[-1]
                 or body_end >= length
-                or data[body_end] != _FRAME_END
+                or data[body_end] != FRAME_END
                 or tag <= last_tag
             ):
                 break

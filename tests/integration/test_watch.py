@@ -216,6 +216,133 @@ async def test_a_cast_that_somebody_defined_is_not_run_with_the_owners_rights(sq
     assert await clears(sql) == 1
 
 
+# Whoever may watch may make a trigger with the function by hand, and must not get at its owner's rights.
+
+INTRUDER = """
+DROP ROLE IF EXISTS watch_intruder; CREATE ROLE watch_intruder; GRANT ALL ON SCHEMA test TO watch_intruder;
+GRANT EXECUTE ON FUNCTION configuration_cache_watch(regclass, text, text, text[]),
+    configuration_cache_unwatch(regclass, text, text), configuration_cache_watched() TO watch_intruder;
+SET ROLE watch_intruder;
+CREATE SEQUENCE others;
+CREATE FUNCTION note() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+    IF current_user <> 'watch_intruder' THEN PERFORM nextval('test.others'); END IF;
+    RETURN 1;
+END $$;
+CREATE TABLE extapp (attrelid int);
+INSERT INTO extapp VALUES (1);
+"""
+BY_HAND = "EXECUTE FUNCTION configuration_cache_watched('WebClient', 'Web')"
+
+
+@pytest.fixture
+async def intruder(sql):
+    """A role with the documented rights to watch, a table of its own, and a function that notes, for good, if another runs it."""
+    await sql.execute(INTRUDER)
+    yield sql
+    await sql.execute("RESET ROLE; SET search_path = test, public; DROP OWNED BY watch_intruder CASCADE")
+    await sql.execute("DROP ROLE watch_intruder; DISCARD TEMP")
+
+
+async def another_ran_it(sql):
+    return await sql.fetchval("SELECT is_called FROM test.others")
+
+
+@pytest.mark.parametrize("view", ["before", "after"])
+@pytest.mark.parametrize(
+    ("event", "change"),
+    [
+        ("INSERT", "INSERT INTO extapp VALUES (2)"),
+        ("UPDATE", "UPDATE extapp SET attrelid = 2"),
+        ("DELETE", "DELETE FROM extapp"),
+    ],
+)
+async def test_a_temporary_view_in_place_of_the_changed_rows_is_not_run_with_the_owners_rights(
+    intruder, view, event, change
+):
+    await intruder.execute(
+        f"CREATE TEMP VIEW configuration_cache_{view} AS SELECT 1 AS attrelid WHERE test.note() = 1;"
+        f"CREATE TRIGGER by_hand AFTER {event} ON extapp FOR EACH STATEMENT {BY_HAND}"
+    )
+    with pytest.raises(asyncpg.InvalidTableDefinitionError, match="no table or view may be called"):
+        await intruder.execute(change)
+
+    assert not await another_ran_it(intruder)
+    await intruder.execute("RESET ROLE")
+    assert await clears(intruder) == 0
+
+
+async def test_nor_is_it_after_the_trigger_was_replaced_behind_an_old_snapshot(intruder, database):
+    await intruder.execute("SELECT configuration_cache_watch('extapp', 'WebClient', 'Web')")
+    name = await intruder.fetchval(
+        "SELECT tgname FROM pg_trigger WHERE tgname LIKE 'configuration_cache_watch_insert%'"
+    )
+    other = await asyncpg.connect(database)
+    transaction = intruder.transaction(isolation="repeatable_read")
+    await transaction.start()
+    await intruder.execute("SELECT FROM pg_trigger")
+    await other.execute(
+        f"SET ROLE watch_intruder; DROP TRIGGER {name} ON test.extapp;"
+        f"CREATE TRIGGER {name} AFTER INSERT ON test.extapp FOR EACH STATEMENT {BY_HAND}"
+    )
+    await intruder.execute("CREATE TEMP VIEW configuration_cache_after AS SELECT WHERE test.note() = 1")
+    with pytest.raises(asyncpg.InvalidTableDefinitionError):
+        await intruder.execute("INSERT INTO extapp VALUES (2)")
+    await transaction.rollback()
+    await other.close()
+
+    assert not await another_ran_it(intruder)
+
+
+async def test_changed_rows_in_place_of_the_catalog_are_not_run_with_the_owners_rights(intruder):
+    await intruder.execute(
+        "CREATE TYPE pair AS (a int, b int);"
+        "CREATE FUNCTION cast_it(pair) RETURNS oid LANGUAGE sql AS 'SELECT test.note()::oid';"
+        "CREATE CAST (pair AS oid) WITH FUNCTION cast_it(pair) AS IMPLICIT;"
+        "DROP TABLE extapp; CREATE TABLE extapp (attrelid pair, attname name, attnum int, attisdropped bool, attgenerated text);"
+        "INSERT INTO extapp VALUES ('(1,2)', 'x', 1, false, '');"
+        f"CREATE TRIGGER by_hand AFTER UPDATE ON extapp REFERENCING OLD TABLE AS pg_attribute FOR EACH STATEMENT {BY_HAND}"
+    )
+    with pytest.raises(asyncpg.UndefinedTableError):
+        await intruder.execute("UPDATE extapp SET attnum = 2")
+
+    assert not await another_ran_it(intruder)
+
+
+async def test_functions_that_others_may_make_beside_it_are_not_run_with_the_owners_rights(intruder):
+    await intruder.execute(
+        "RESET ROLE; GRANT CREATE ON SCHEMA public TO watch_intruder; SET ROLE watch_intruder"
+    )
+    for arguments in ("text, int", "text, text", "text, name"):
+        await intruder.execute(
+            f"CREATE FUNCTION public.format({arguments}) RETURNS text LANGUAGE sql AS 'SELECT test.note()::text'"
+        )
+    await intruder.execute(
+        "CREATE FUNCTION public.enqueue_clear_configuration_cache(text, text, boolean) RETURNS int"
+        " LANGUAGE sql AS 'SELECT test.note()'"
+    )
+    await intruder.execute(
+        "CREATE TRIGGER by_hand AFTER UPDATE ON extapp REFERENCING OLD TABLE AS configuration_cache_before"
+        f" NEW TABLE AS configuration_cache_after FOR EACH STATEMENT {BY_HAND}"
+    )
+    await intruder.execute("UPDATE extapp SET attrelid = 2")
+
+    assert not await another_ran_it(intruder)
+    await intruder.execute("RESET ROLE")
+    assert await clears(intruder) == 1
+
+
+async def test_a_transaction_that_began_before_its_table_was_watched_goes_on(sql, database):
+    await sql.execute(PLAIN)
+    other = await asyncpg.connect(database)
+    async with other.transaction(isolation="repeatable_read"):
+        await other.execute("SELECT FROM pg_trigger")
+        await sql.execute(WATCH)
+        await other.execute("INSERT INTO extapp (id) VALUES (3)")
+    await other.close()
+
+    assert await clears(sql) == 1
+
+
 async def test_upper_and_lower_case_differ_whatever_the_collation(sql):
     try:
         await sql.execute(

@@ -5,7 +5,9 @@
 
 -- The triggers' function; its arguments are the application, the instance, and the columns to ignore.
 --
--- It runs with its owner's rights: whoever changes the table need not have, nor know of, any right on the outbox.
+-- It runs with its owner's rights: whoever changes the table need not have, nor know of, any right on the outbox. Hence
+-- "pg_catalog." below: a transition table may be called pg_attribute, and format() takes arguments of any type, so that a
+-- function made for just these types would be preferred, were others allowed to make functions in this schema.
 CREATE FUNCTION configuration_cache_watched() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 AS $$
@@ -13,6 +15,14 @@ DECLARE
     is_changed boolean;
     columns    text;
 BEGIN
+    -- A trigger made by hand may have no transition tables. Their names would then be looked up like those of any table,
+    -- and a view in pg_temp would be run with these rights. Not asked of pg_trigger: to a transaction with an old snapshot
+    -- it shows a trigger as it was, while the one that fires is the one that is there.
+    IF to_regclass('configuration_cache_before') IS NOT NULL OR to_regclass('configuration_cache_after') IS NOT NULL THEN
+        RAISE EXCEPTION USING ERRCODE = 'invalid_table_definition',
+            MESSAGE = 'no table or view may be called configuration_cache_before or configuration_cache_after',
+            DETAIL = pg_catalog.format('Watching %s takes these names for the rows that were changed.', TG_RELID::regclass);
+    END IF;
     CASE TG_OP
         WHEN 'INSERT' THEN
             is_changed := EXISTS (SELECT FROM configuration_cache_after);
@@ -22,15 +32,17 @@ BEGIN
             -- The rows before and after, as multisets of texts: types without equality (json, xml) have a text too. By
             -- format() rather than a cast, since somebody may have defined a cast, which would run with these rights; and
             -- column by column, since what is ignored must be left out. Generated columns say nothing that others don't.
-            SELECT string_agg(format('format(''%%L'', %I) COLLATE "C"', attname), ', ' ORDER BY attnum) INTO columns
-            FROM pg_attribute
+            SELECT string_agg(
+                pg_catalog.format('pg_catalog.format(''%%L'', %I) COLLATE "C"', attname), ', ' ORDER BY attnum
+            ) INTO columns
+            FROM pg_catalog.pg_attribute
             WHERE attrelid = TG_RELID AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
                 AND attname <> ALL (TG_ARGV[2:]::name[]);
             IF columns IS NULL THEN
                 is_changed := false;
             ELSE
                 -- There are as many rows after as before, so one difference tells of both.
-                EXECUTE format(
+                EXECUTE pg_catalog.format(
                     'SELECT EXISTS (SELECT %1$s FROM configuration_cache_before'
                         ' EXCEPT ALL SELECT %1$s FROM configuration_cache_after)',
                     columns
@@ -46,7 +58,7 @@ BEGIN
             );
     END CASE;
     IF is_changed THEN
-        PERFORM enqueue_clear_configuration_cache(TG_ARGV[0], TG_ARGV[1], true);
+        PERFORM enqueue_clear_configuration_cache(TG_ARGV[0], TG_ARGV[1], true, NULL::bigint);
     END IF;
     RETURN NULL;
 END

@@ -3,8 +3,8 @@
 -- UPDATE is for SELECT ... FOR UPDATE: rows are locked in one order before they are deleted.
 GRANT SELECT, UPDATE, DELETE ON configuration_cache TO worker;
 
--- Who builds the configurations and reads them from the cache.
-GRANT SELECT, INSERT, UPDATE ON configuration_cache TO builder;
+-- Who builds the configurations and reads them from the cache. DELETE is for a build that is given up: its row goes.
+GRANT SELECT, INSERT, UPDATE, DELETE ON configuration_cache TO builder;
 
 -- UPDATE is for SELECT ... FOR UPDATE here too. Services that enqueue get the right to execute
 -- enqueue_clear_configuration_cache, and none to the table.

@@ -100,11 +100,19 @@ def test_urls_of_the_database_name_its_roles_with_their_passwords():
         assert url.path == "/" + SERVICES["database"]["environment"]["POSTGRES_DB"]
 
 
-def test_the_workers_role_may_read_lock_and_delete_rows_of_the_cache_and_nothing_else():
-    rights = (DEPLOY / "postgres/rights.sql").read_text(encoding="utf-8")
-    granted = re.findall(r"^GRANT (.+) ON (.+) TO .*\bworker\b", rights, re.MULTILINE)
+@pytest.mark.parametrize(
+    ("role", "rights", "table"),
+    [
+        ("worker", "SELECT, UPDATE, DELETE", CacheSettings().table),
+        ("builder", "SELECT, INSERT, UPDATE, DELETE", CacheSettings().table),
+        ("relay", "SELECT, UPDATE, DELETE", "configuration_cache_outbox"),
+    ],
+)
+def test_each_role_of_the_database_has_the_rights_it_needs_on_one_table_and_nothing_else(role, rights, table):
+    statements = (DEPLOY / "postgres/rights.sql").read_text(encoding="utf-8")
+    granted = re.findall(rf"^GRANT (.+) ON (.+) TO .*\b{role}\b", statements, re.MULTILINE)
 
-    assert granted == [("SELECT, UPDATE, DELETE", CacheSettings().table)]
+    assert granted == [(rights, table)]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -274,24 +275,32 @@ async def test_begin_and_store_in_one_transaction_are_refused(reader):
 
 
 @pytest.mark.parametrize(
-    "key",
+    ("key", "fault"),
     [
-        ("", "Web", 42, "Contact"),
-        ("WebClient", " Web", 42, "Contact"),
-        ("WebClient ", "Web", 42, "Contact"),
-        ("WebClient", "W\teb", 42, "Contact"),
-        ("W" * 255, "Web", 42, "Contact"),
-        ("WebClient", "Web", 0, "Contact"),
-        (None, "Web", 42, "Contact"),
-        ("WebClient", None, 42, "Contact"),
-        ("WebClient", "Web", None, "Contact"),
-        ("WebClient", "Web", 42, None),
+        (("", "Web", 42, "Contact"), "invalid-application: "),
+        (("WebClient", " Web", 42, "Contact"), "invalid-instance: "),
+        (("WebClient ", "Web", 42, "Contact"), "invalid-application: "),
+        (("WebClient", "\u00a0Web", 42, "Contact"), "invalid-instance: "),
+        (("WebClient\u2009", "Web", 42, "Contact"), "invalid-application: "),
+        (("\u3000", "Web", 42, "Contact"), "invalid-application: application must not be blank"),
+        (("WebClient", "W\teb", 42, "Contact"), "invalid-instance: "),
+        (("WebClient", "W\u0085eb", 42, "Contact"), "invalid-instance: "),
+        (("W" * 255, "Web", 42, "Contact"), "invalid-application: "),
+        (("WebClient", "Web", 0, "Contact"), "invalid-associate-id: "),
+        ((None, "Web", 42, "Contact"), "missing-application: "),
+        (("WebClient", None, 42, "Contact"), "missing-instance: "),
+        (("WebClient", "Web", None, "Contact"), "invalid-associate-id: "),
+        (("WebClient", "Web", 42, None), "item must not be null"),
     ],
-    ids=repr,
+    ids=str,
 )
-async def test_a_key_that_no_command_could_clear_is_refused(reader, key):
-    with pytest.raises(asyncpg.InvalidParameterValueError, match="no command could ever clear this row"):
+async def test_a_key_that_no_command_could_clear_is_refused_with_what_is_wrong(reader, key, fault):
+    with pytest.raises(
+        asyncpg.InvalidParameterValueError, match="no command could ever clear this row"
+    ) as refused:
         await reader.begin(*key)
+
+    assert refused.value.detail.startswith(fault)
 
 
 @pytest.mark.parametrize(
@@ -310,6 +319,20 @@ async def test_every_key_that_a_command_can_name_may_be_built(reader, key):
 async def test_a_lease_for_no_time_or_without_a_name_is_refused(reader, options):
     with pytest.raises(asyncpg.InvalidParameterValueError, match="lease_for must be longer than nothing"):
         await reader.begin(**options)
+
+
+async def test_the_rights_of_the_builder_in_the_compose_file_are_enough(reader):
+    rights = (Path(__file__).parents[2] / "deploy/postgres/rights.sql").read_text(encoding="utf-8")
+    (grant,) = (line for line in rights.splitlines() if line.endswith(" TO builder;"))
+    await reader.connection.execute(
+        f"DROP ROLE IF EXISTS builder; CREATE ROLE builder; {grant} SET ROLE builder"
+    )
+
+    assert await reader.release((await reader.begin())["lease"])
+    assert await reader.store((await reader.begin())["lease"])
+    assert await reader.release((await reader.begin(refresh=True))["lease"])
+
+    await reader.connection.execute("RESET ROLE; DROP OWNED BY builder; DROP ROLE builder")
 
 
 async def test_null_is_no_xml(reader):

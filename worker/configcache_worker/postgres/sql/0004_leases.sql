@@ -34,6 +34,7 @@ AS $$
 #variable_conflict use_column
 DECLARE
     cached configuration_cache;
+    fault  text;
 BEGIN
     -- Most calls end here, and write nothing: the row is cached, or somebody is building it.
     SELECT * INTO cached FROM configuration_cache AS c
@@ -44,15 +45,19 @@ BEGIN
         RETURN;
     END IF;
 
-    -- What no command can name would never be cleared. (Of white space and control characters the ASCII ones are refused.)
-    IF ($3 >= 1 AND $4 IS NOT NULL
-        AND char_length($1) BETWEEN 1 AND 254 AND $1 COLLATE "C" !~ '^ | $|[[:cntrl:]]'
-        AND char_length($2) BETWEEN 1 AND 254 AND $2 COLLATE "C" !~ '^ | $|[[:cntrl:]]') IS NOT TRUE
-    THEN
+    -- What no command can name would never be cleared.
+    fault := coalesce(
+        configuration_cache_fault_of_name('application', $1),
+        configuration_cache_fault_of_name('instance', $2),
+        CASE
+            WHEN ($3 >= 1) IS NOT TRUE
+                THEN 'invalid-associate-id: associate_id must be from 1 to 9223372036854775807'
+            WHEN $4 IS NULL THEN 'item must not be null'
+        END
+    );
+    IF fault IS NOT NULL THEN
         RAISE EXCEPTION 'no command could ever clear this row'
-            USING ERRCODE = 'invalid_parameter_value',
-                DETAIL = 'Application and instance have 1 to 254 characters, no white space around them and no control '
-                    'characters; associate_id is at least 1; item is not null.';
+            USING ERRCODE = 'invalid_parameter_value', DETAIL = fault;
     END IF;
     IF ($5 > interval '0' AND $6 IS NOT NULL AND $7 IS NOT NULL) IS NOT TRUE THEN
         RAISE EXCEPTION 'lease_for must be longer than nothing; refresh and new_lease must not be null'

@@ -480,6 +480,51 @@ async def test_watching_again_replaces_what_is_ignored(watched):
     assert await clears(watched) == 1
 
 
+async def test_watching_again_takes_in_a_partition_by_the_trigger_right_beside_readers(sql, database):
+    watch = "SELECT configuration_cache_watch('extapp', 'Web\\x41 ''ü'' x', 'Web', '{\"a, ''\\\\ü\", name}')"
+    await sql.execute(PARTITIONED)
+    await sql.execute("""ALTER TABLE extapp ADD COLUMN "a, '\\ü" int""")
+    await sql.execute(watch)
+    before = await sql.fetch("SELECT oid FROM pg_trigger ORDER BY oid")
+    await sql.execute(
+        "CREATE TABLE later PARTITION OF extapp FOR VALUES FROM (30) TO (40);"
+        "DROP ROLE IF EXISTS watch_maker; CREATE ROLE watch_maker; GRANT USAGE ON SCHEMA test TO watch_maker;"
+        "GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA public TO watch_maker;"
+        "GRANT TRIGGER ON ALL TABLES IN SCHEMA test TO watch_maker"
+    )
+    reader = await asyncpg.connect(database)
+    transaction = reader.transaction()
+    await transaction.start()
+    await reader.execute("SELECT FROM extapp")
+    await sql.execute("SET ROLE watch_maker; SET lock_timeout = '1s'")
+
+    assert await sql.fetchval(watch) == 6
+    assert await sql.fetchval(watch) == 6
+
+    await sql.execute("RESET ROLE; RESET lock_timeout")
+    await transaction.rollback()
+    await reader.close()
+    after = await sql.fetch("SELECT oid FROM pg_trigger ORDER BY oid")
+    assert set(before) < set(after)
+    assert len(after) == len(before) + 4
+    await sql.execute("INSERT INTO later VALUES (33, 'directly')")
+    assert await sql.fetchval("SELECT count(*) FROM configuration_cache_outbox") == 1
+    await sql.execute("DROP OWNED BY watch_maker; DROP ROLE watch_maker")
+
+
+async def test_watching_again_mends_a_trigger_that_is_disabled_or_gone(watched):
+    await watched.execute("ALTER TABLE extapp DISABLE TRIGGER USER")
+    await watched.execute(WATCH)
+    await watched.execute("DELETE FROM extapp WHERE id = 1")
+    assert await clears(watched) == 1
+    name = await watched.fetchval("SELECT tgname FROM pg_trigger WHERE tgname LIKE '%_delete_%'")
+    await watched.execute(f"DROP TRIGGER {name} ON extapp")
+    await watched.execute(WATCH)
+    await watched.execute("DELETE FROM extapp")
+
+    assert await clears(watched) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "others"), [("'extapp'", 0), ("'extapp', 'WebClient', 'Web'", 1)], ids=["all", "one"]
 )

@@ -67,7 +67,9 @@ $$;
 -- Watch a table, and all its partitions: a statement fires the triggers of the table that it names and of no other.
 --
 -- Watching it again for the same application and instance replaces the columns to ignore and takes in new partitions.
--- Takes the TRIGGER right on the tables, and SHARE ROW EXCLUSIVE locks: it waits for those who are writing.
+-- Takes the TRIGGER right on tables that were not watched, and SHARE ROW EXCLUSIVE locks: it waits for those who are
+-- writing. Tables that are watched like this already are left alone. Where something else was ignored, triggers must go,
+-- which takes the table's owner and ACCESS EXCLUSIVE locks: it waits for readers too, and they for it.
 --
 -- Returns how many tables are watched now, partitions included.
 CREATE FUNCTION configuration_cache_watch(
@@ -81,7 +83,9 @@ AS $$
 DECLARE
     fault     text;
     member    record;
+    wanted    record;
     arguments text;
+    stored    bytea;  -- the arguments as pg_trigger has them
     suffix    text := left(md5(application || E'\n' || instance), 12);
     count     integer := 0;
 BEGIN
@@ -109,7 +113,10 @@ BEGIN
     IF fault IS NOT NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = fault;
     END IF;
-    SELECT string_agg(quote_literal(argument), ', ' ORDER BY n) INTO arguments
+    SELECT
+        string_agg(quote_literal(argument), ', ' ORDER BY n),
+        string_agg(convert_to(argument, getdatabaseencoding()) || decode('00', 'hex'), decode('', 'hex') ORDER BY n)
+    INTO arguments, stored
     FROM unnest(ARRAY[application, instance] || ignore_columns) WITH ORDINALITY AS a(argument, n);
 
     FOR member IN SELECT * FROM configuration_cache_members(watched) LOOP
@@ -127,32 +134,31 @@ BEGIN
                     MESSAGE = format('%s is no table', member.member);
         END CASE;
     END LOOP;
-    PERFORM configuration_cache_unwatch(watched, application, instance);
     FOR member IN SELECT * FROM configuration_cache_members(watched) LOOP
-        EXECUTE format(
-            'CREATE TRIGGER configuration_cache_watch_insert_%s AFTER INSERT ON %s'
-                ' REFERENCING NEW TABLE AS configuration_cache_after'
-                ' FOR EACH STATEMENT EXECUTE FUNCTION configuration_cache_watched(%s)',
-            suffix, member.member, arguments
-        );
-        EXECUTE format(
-            'CREATE TRIGGER configuration_cache_watch_update_%s AFTER UPDATE ON %s'
-                ' REFERENCING OLD TABLE AS configuration_cache_before NEW TABLE AS configuration_cache_after'
-                ' FOR EACH STATEMENT EXECUTE FUNCTION configuration_cache_watched(%s)',
-            suffix, member.member, arguments
-        );
-        EXECUTE format(
-            'CREATE TRIGGER configuration_cache_watch_delete_%s AFTER DELETE ON %s'
-                ' REFERENCING OLD TABLE AS configuration_cache_before'
-                ' FOR EACH STATEMENT EXECUTE FUNCTION configuration_cache_watched(%s)',
-            suffix, member.member, arguments
-        );
-        EXECUTE format(
-            'CREATE TRIGGER configuration_cache_watch_truncate_%s AFTER TRUNCATE ON %s'
-                ' FOR EACH STATEMENT EXECUTE FUNCTION configuration_cache_watched(%s)',
-            suffix, member.member, arguments
-        );
         count := count + 1;
+        FOR wanted IN
+            SELECT e.event, e.transition_tables, t.oid IS NOT NULL AS is_other,
+                format('configuration_cache_watch_%s_%s', e.event, suffix) AS name
+            FROM (VALUES
+                ('insert', 'REFERENCING NEW TABLE AS configuration_cache_after'),
+                ('update', 'REFERENCING OLD TABLE AS configuration_cache_before NEW TABLE AS configuration_cache_after'),
+                ('delete', 'REFERENCING OLD TABLE AS configuration_cache_before'),
+                ('truncate', '')
+            ) AS e(event, transition_tables)
+            LEFT JOIN pg_trigger AS t
+                ON t.tgrelid = member.member AND t.tgname = format('configuration_cache_watch_%s_%s', e.event, suffix)
+            -- One that is disabled is made anew.
+            WHERE (t.tgfoid = 'configuration_cache_watched'::regproc AND t.tgargs = stored AND t.tgenabled IN ('O', 'A'))
+                IS NOT TRUE
+        LOOP
+            IF wanted.is_other THEN
+                EXECUTE format('DROP TRIGGER %I ON %s', wanted.name, member.member);
+            END IF;
+            EXECUTE format(
+                'CREATE TRIGGER %I AFTER %s ON %s %s FOR EACH STATEMENT EXECUTE FUNCTION configuration_cache_watched(%s)',
+                wanted.name, wanted.event, member.member, wanted.transition_tables, arguments
+            );
+        END LOOP;
     END LOOP;
     RETURN count;
 END
@@ -160,6 +166,7 @@ $$;
 
 -- Watch a table and its partitions no more: for one application and instance, or, without them, for any.
 --
+-- Takes the tables' owner, and ACCESS EXCLUSIVE locks: it waits for readers too, and they for it. Set lock_timeout.
 -- Safe to repeat. Returns how many tables were watched, partitions included.
 CREATE FUNCTION configuration_cache_unwatch(
     watched     regclass,

@@ -128,6 +128,22 @@ async def test_a_merge_enqueues_for_what_it_changed(watched):
     assert await clears(watched) == 0
 
 
+async def test_a_statement_enqueues_for_each_kind_of_change_in_it(watched):
+    await watched.execute(
+        "INSERT INTO extapp (id, name) VALUES (1, 'changed'), (3, 'new') ON CONFLICT (id) DO UPDATE SET name = excluded.name"
+    )
+    assert await clears(watched) == 2
+    if watched.get_server_version() < (15,):
+        pytest.skip("this PostgreSQL has no MERGE")
+    await watched.execute(
+        "MERGE INTO extapp USING (VALUES (1), (2), (4)) AS new (id) ON extapp.id = new.id"
+        " WHEN MATCHED AND new.id = 1 THEN DELETE WHEN MATCHED THEN UPDATE SET name = 'more'"
+        " WHEN NOT MATCHED THEN INSERT (id) VALUES (new.id)"
+    )
+
+    assert await clears(watched) == 3
+
+
 async def test_copy_is_a_change(watched):
     await watched.copy_records_to_table("extapp", columns=["id"], records=[(7,), (8,)])
 

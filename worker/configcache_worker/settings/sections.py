@@ -88,9 +88,13 @@ class BrokerSettings(Section):
         10,
         ge=1,
         le=60,
-        description="Heartbeat, in seconds. A broker that stopped answering is noticed after about three of them.",
+        description="Heartbeat, in seconds. A broker that stopped answering is noticed after about three of them. "
+        "A relay's is always 10.",
     )
-    connect_timeout_s: Seconds = Field(10, description="Longest time to open a connection, in seconds.")
+    connect_timeout_s: Seconds = Field(
+        10,
+        description="Longest time to open a connection, in seconds. A relay's is `relay.publish_timeout_s`.",
+    )
 
 
 class DatabaseSettings(Section):

@@ -28,7 +28,7 @@ SEARCHES = [
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.row(30, "every order of steps of three readers, two keys and three clears, searched")
+@pytest.mark.row(30, "every order of steps of up to three readers, with two keys or three clears, searched")
 @pytest.mark.parametrize("sizes", SEARCHES, ids=str)
 def test_in_no_order_of_many_steps_is_anything_served_that_was_cleared(sizes):
     found = search(**sizes)

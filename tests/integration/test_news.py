@@ -225,12 +225,23 @@ async def test_news_outlives_a_connection(system):
         await eventually(lambda: any(2 in event.associate_ids for event in copies.events))
 
 
+async def test_more_than_one_portion_that_waited_for_a_broker_is_told(system):
+    everybody = {str(number) for number in range(3 * news_module.PORTION + 1)}
+    url = system.settings.broker.url
+    async with Proxy(url) as line, subscribed(url) as copies:
+        line.refuse()
+        async with announcing(line.url) as announcer:
+            announcer.announce([news(1, instance=instance) for instance in everybody])
+            await eventually(lambda: line.refused)
+            line.accept()
+            await eventually(lambda: {event.instance for event in copies.events} == everybody)
+
+
 async def test_what_waits_is_bounded_and_what_is_dropped_is_told_to_the_operator(monkeypatch):
     monkeypatch.setattr(news_module, "MOST_HELD", 2)
     announcer = RabbitAnnouncer(url="amqp://127.0.0.1:1/", policy=QUICK, connect_timeout_s=1, heartbeat_s=10)
 
     with capture_logs() as logs:
-        for instance in ("Web", "Test", "Web", "Third"):
-            announcer.announce([news(1, instance=instance)])
+        announcer.announce([news(1, instance=name) for name in ("Web", "Test", "Web", "Third", "Fourth")])
 
-    assert [(line["event"], line["instance"]) for line in logs] == [("news.dropped", "Third")]
+    assert [(line["event"], line["count"]) for line in logs] == [("news.dropped", 2)]

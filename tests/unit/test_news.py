@@ -1,15 +1,17 @@
 """News of what was cleared: what a batch is worth telling, when it is told, and what the event says."""
 
+import asyncio
 import json
 
 import pytest
 from pydantic import ValidationError
 
 from configcache.events import ConfigurationCacheCleared, binding_key, routing_key
+from configcache.retry import RetryPolicy
 from configcache_worker.core.coalesce import coalesce
 from configcache_worker.core.news import news_of
 from configcache_worker.core.ports import News, Scope
-from configcache_worker.rabbitmq.news import event_of, merged
+from configcache_worker.rabbitmq.news import PORTION, RabbitAnnouncer, event_of, merged
 from tests.unit.rig import FakeSession, Rig, everybody, one, refuse, row, running
 from tests.waiting import eventually
 
@@ -129,3 +131,50 @@ async def test_what_is_cleared_is_told_after_the_commit_and_nothing_before():
         News("WebClient", "Web", frozenset({1}), rows=1, commands=1),
         News("WebClient", "Web", None, rows=1, commands=1),
     ]
+
+
+class SilentOnce:
+    """A session of an announcer that confirms everything, but for the first time of one piece of news."""
+
+    def __init__(self, silent):
+        self.silent, self.published = silent, []
+
+    async def publish(self, news):
+        self.published.append(news.instance)
+        if news.instance == self.silent:
+            self.silent = None
+            await asyncio.Event().wait()
+
+    async def end_if_mute(self, after_s):
+        pass
+
+    async def wait_ended(self):
+        await asyncio.Event().wait()
+
+    async def close(self):
+        pass
+
+
+async def test_what_was_confirmed_in_a_portion_that_was_not_is_not_published_again(monkeypatch):
+    session = SilentOnce("7")
+
+    async def open_session(_):
+        return session
+
+    monkeypatch.setattr(RabbitAnnouncer, "_open_session", open_session)
+    announcer = RabbitAnnouncer(
+        url="amqp://unused/",
+        policy=RetryPolicy(longest_s=0.01),
+        connect_timeout_s=1,
+        heartbeat_s=10,
+        confirm_timeout_s=0.2,
+    )
+    running = asyncio.create_task(announcer.run())
+    everybody = [str(number) for number in range(2 * PORTION + 1)]
+    announcer.announce([News("W", instance, None, 1, 1) for instance in everybody])
+    await eventually(lambda: len(session.published) > len(everybody))
+    await announcer.flush()
+    await announcer.stop()
+    await running
+
+    assert sorted(session.published) == sorted([*everybody, "7"])

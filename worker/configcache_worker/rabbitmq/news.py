@@ -12,6 +12,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -20,6 +21,7 @@ from aio_pika import DeliveryMode, Message
 from configcache.connection import (
     BrokerUnavailable,
     RetryPolicy,
+    Silence,
     Supervisor,
     broker_errors,
     close_connection,
@@ -38,8 +40,14 @@ log = structlog.stdlib.get_logger()
 MOST_HELD: Final = 10_000
 """Most applications and instances of which news wait."""
 
+PORTION: Final = 200
+"""
+Most events that are published at once. More would not be confirmed in time, and would all be published again; and to
+write them takes the event loop away from whoever else needs it.
+"""
+
 _MUTE_AFTER: Final = 5
-"""After so many failures in a row a channel is given up, even if it seems to live."""
+"""A channel that has confirmed nothing for so many timeouts is given up, even if it seems to live."""
 
 
 class RabbitAnnouncer:
@@ -84,18 +92,20 @@ class RabbitAnnouncer:
 
     def announce(self, news: Sequence[News]) -> None:
         """Take *news* over; see :class:`~configcache_worker.core.ports.Announcer`."""
+        dropped = 0
         for each in news:
             key = (each.application, each.instance)
             earlier = self._waiting.get(key)
             if earlier is None and len(self._waiting) >= MOST_HELD:
-                log.error(
-                    "news.dropped",
-                    application=each.application,
-                    instance=each.instance,
-                    consequence="copies in memory stay until their own limit of age",
-                )
+                dropped += 1
                 continue
             self._waiting[key] = merged(earlier, each)
+        if dropped:
+            log.error(
+                "news.dropped",
+                count=dropped,
+                consequence="copies in memory stay until their own limit of age",
+            )
         self._came.set()
         self._all_told.clear()
 
@@ -130,29 +140,56 @@ class RabbitAnnouncer:
                 session = await self._sessions.session()
             except BrokerUnavailable:
                 return  # stopped
-            self._came.clear()
-            some, self._waiting = self._waiting, {}
-            try:
-                async with asyncio.timeout(self._confirm_timeout_s):
-                    await asyncio.gather(*(session.publish(news) for news in some.values()))
-            except (BrokerUnavailable, TimeoutError) as error:
-                attempt += 1
-                if attempt >= _MUTE_AFTER:
-                    await session.end_if_mute()
-                self._tell_failure(attempt, delay_s := self._policy.delay_s(attempt), error)
-                self._put_back(some)
-                await asyncio.sleep(delay_s)
-            else:
+            portion = self._take_portion()
+            trouble = await self._tell(portion, session)
+            if trouble is None:
                 attempt = 0
-                if not self._waiting:
-                    self._all_told.set()
+            else:
+                attempt += 1
+                await session.end_if_mute(_MUTE_AFTER * self._confirm_timeout_s)
+                self._tell_failure(attempt, delay_s := self._policy.delay_s(attempt), trouble)
+                self._put_back(portion)
+                await asyncio.sleep(delay_s)
+            if not self._waiting:
+                self._all_told.set()
 
-    def _put_back(self, some: dict[tuple[str, str], News]) -> None:
-        """Let *some* wait again, merged with what came meanwhile. Publishing news twice is harmless."""
-        for key, later in self._waiting.items():
-            some[key] = merged(some.get(key), later)
-        self._waiting = some
-        self._came.set()
+    def _take_portion(self) -> dict[tuple[str, str], News]:
+        """Of what waits, what has waited longest."""
+        portion = {key: self._waiting[key] for key in islice(self._waiting, PORTION)}
+        for key in portion:
+            del self._waiting[key]
+        if not self._waiting:
+            self._came.clear()
+        return portion
+
+    async def _tell(self, portion: dict[tuple[str, str], News], session: _Session) -> BaseException | None:
+        """Publish *portion*, and take out of it what was confirmed. Returns what happened to the rest, if there is one."""
+        troubles: list[BaseException] = []
+
+        async def tell_one(key: tuple[str, str]) -> None:
+            try:
+                await session.publish(portion[key])
+            except BrokerUnavailable as error:
+                troubles.append(error)
+            else:
+                del portion[key]
+
+        try:
+            async with asyncio.timeout(self._confirm_timeout_s):
+                await asyncio.gather(*map(tell_one, list(portion)))
+        except TimeoutError as error:
+            troubles.append(error)
+        return troubles[0] if troubles else None
+
+    def _put_back(self, portion: dict[tuple[str, str], News]) -> None:
+        """
+        Let *portion* wait again, merged with what came meanwhile, and behind the rest. Publishing news twice is harmless.
+        """
+        for key, earlier in portion.items():
+            later = self._waiting.get(key)
+            self._waiting[key] = earlier if later is None else merged(earlier, later)
+        if self._waiting:
+            self._came.set()
 
     async def _open_session(self) -> _Session:
         connection = await connect(
@@ -212,6 +249,7 @@ class _Session:
         self._connection = connection
         self._exchange = exchange
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._silence = Silence()
         connection.close_callbacks.add(lambda *_: self.end("the connection of the news was closed"))
 
     @classmethod
@@ -240,8 +278,10 @@ class _Session:
             delivery_mode=DeliveryMode.NOT_PERSISTENT,
             headers={"published-at": time.time_ns() // 1_000_000},
         )
+        self._silence.asked()
         with broker_errors("news was not confirmed"):
             await self._exchange.publish(message, event.routing_key, mandatory=False)
+            self._silence.broken()
 
     async def wait_ended(self) -> str:
         return await asyncio.shield(self._ended)
@@ -249,9 +289,9 @@ class _Session:
     async def close(self) -> None:
         await close_connection(self._connection)
 
-    async def end_if_mute(self) -> None:
-        """End the session, which has confirmed nothing for long, unless an alarm is the reason: the next may do better."""
-        if not await is_blocked(self._connection):
+    async def end_if_mute(self, after_s: float) -> None:
+        """End the session if it has confirmed nothing for *after_s*, and no alarm is the reason: the next may do better."""
+        if self._silence.lasted_s >= after_s and not await is_blocked(self._connection):
             self.end("the channel of the news has long confirmed nothing")
 
     def end(self, reason: str) -> None:

@@ -6,7 +6,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from configcache.events import ConfigurationCacheCleared, binding_key, routing_key
+from configcache.events import MOST_ASSOCIATES, ConfigurationCacheCleared, binding_key, routing_key
 from configcache.retry import RetryPolicy
 from configcache_worker.core.coalesce import coalesce
 from configcache_worker.core.news import news_of
@@ -52,6 +52,13 @@ def test_a_clear_for_all_counts_the_commands_it_absorbed_and_names_nobody():
 )
 def test_news_that_waits_is_merged(earlier, later, both):
     assert merged(earlier, later) == News("W", "Web", *both)
+
+
+def test_news_that_waits_keeps_no_more_associates_than_an_event_may_name():
+    full = News("W", "Web", frozenset(range(1, MOST_ASSOCIATES + 1)), 5, 5)
+
+    assert merged(full, News("W", "Web", frozenset({1}), 1, 1)) == full._replace(rows=6, commands=6)
+    assert merged(full, News("W", "Web", frozenset({2000}), 1, 1)) == News("W", "Web", None, 6, 6)
 
 
 def test_an_event_names_up_to_a_thousand_associates_and_no_more():

@@ -221,9 +221,13 @@ def merged(earlier: News | None, later: News) -> News:
     """Two pieces of news of one application and instance as one."""
     if earlier is None:
         return later
-    both = earlier.associates is not None and later.associates is not None
+    associates = None
+    if earlier.associates is not None and later.associates is not None:
+        associates = earlier.associates | later.associates
+        if len(associates) > MOST_ASSOCIATES:
+            associates = None  # the event will name nobody, so there is no use in keeping more
     return later._replace(
-        associates=(earlier.associates or frozenset()) | (later.associates or frozenset()) if both else None,
+        associates=associates,
         rows=None if earlier.rows is None or later.rows is None else earlier.rows + later.rows,
         commands=earlier.commands + later.commands,
     )

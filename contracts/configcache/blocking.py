@@ -10,7 +10,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Coroutine, Iterable
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -73,6 +73,8 @@ class Publisher:
         self._thread: threading.Thread | None = None
         self._process: int | None = None
         self._closed = False
+        # Held for a moment, to schedule or to close. Reentrant, since the handler of a signal may publish.
+        self._scheduling = threading.RLock()
 
     def __repr__(self) -> str:
         return f"<blocking {self._publisher!r}>"
@@ -102,10 +104,14 @@ class Publisher:
 
     def close(self) -> None:
         """Close the connection and end the thread. Safe to repeat."""
-        if self._loop is None or self._thread is None or self._closed or self._process != os.getpid():
+        if self._loop is None or self._thread is None or self._process != os.getpid():
             return
-        self._closed = True
-        self._run(self._stop())
+        with self._scheduling:
+            if self._closed:
+                return
+            self._closed = True
+            stopping = asyncio.run_coroutine_threadsafe(self._stop(), self._loop)
+        _wait_for(stopping)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
@@ -149,35 +155,42 @@ class Publisher:
 
     def _wait(self, coroutine: Coroutine[Any, Any, object]) -> None:
         """Run *coroutine* on the thread and wait for it, unless it could never run there."""
-        problem = self._problem()
-        if problem is not None:
+        try:
+            self._check_usable()
+            future = self._scheduled(coroutine)
+        except Exception:
             coroutine.close()
-            raise problem
-        self._run(coroutine)
+            raise
+        _wait_for(future)
 
-    def _problem(self) -> Exception | None:
+    def _check_usable(self) -> None:
+        # Before the lock, which another thread may have held when this process was forked.
         if self._thread is None:
-            return RuntimeError("use the publisher within `with`, or call start() first")
+            raise RuntimeError("use the publisher within `with`, or call start() first")
         if self._process != os.getpid():
-            return RuntimeError(
+            raise RuntimeError(
                 "the publisher was started before this process was forked; start one after the fork"
             )
-        if self._closed:
-            return _stopped()
         if threading.current_thread() is self._thread:
-            return RuntimeError("a blocking publisher can't be waited for on its own thread")
-        return None
+            raise RuntimeError("a blocking publisher can't be waited for on its own thread")
 
-    def _run(self, coroutine: Coroutine[Any, Any, object]) -> None:
+    def _scheduled(self, coroutine: Coroutine[Any, Any, object]) -> Future[object]:
+        """Hand *coroutine* to the thread. What comes before a close is seen by :meth:`_stop`, and what comes after is refused."""
         assert self._loop is not None
-        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        try:
-            future.result()
-        except CancelledError as error:
-            raise _stopped() from error
-        except BaseException:
-            future.cancel()  # KeyboardInterrupt, or whatever else took the caller away
-            raise
+        with self._scheduling:
+            if self._closed:
+                raise _stopped()
+            return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+
+
+def _wait_for(future: Future[Any]) -> None:
+    try:
+        future.result()
+    except CancelledError as error:
+        raise _stopped() from error
+    except BaseException:
+        future.cancel()  # KeyboardInterrupt, or whatever else took the caller away
+        raise
 
 
 class Connection(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 import threading
 import time
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from configcache import BrokerUnavailable, ClearConfigurationCache, NotAllPublished, Refused, blocking, wire
+from configcache.recording import BlockingRecordingPublisher
 from tests.commands import declare, published
 
 COMMAND = ClearConfigurationCache.for_all("WebClient", "Web")
@@ -85,6 +87,52 @@ def test_a_close_leaves_nobody_waiting_and_no_thread():
         with pytest.raises(BrokerUnavailable, match="stopped"):
             waiting.result(timeout=10)
     assert "configcache publisher" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_who_publishes_beside_a_close_is_always_answered():
+    for _ in range(20):
+        publisher = BlockingRecordingPublisher()
+        publisher.start()
+
+        def publish_on(publisher=publisher):
+            while True:
+                publisher.publish(COMMAND)
+
+        with ThreadPoolExecutor(8) as threads:
+            publishing = [threads.submit(publish_on) for _ in range(8)]
+            while len(publisher.commands) < 8:
+                pass
+            publisher.close()
+
+            errors = [each.exception(timeout=5) for each in publishing]
+
+        assert {type(error) for error in errors} == {BrokerUnavailable}
+
+
+def test_a_close_does_not_come_between_the_look_whether_it_is_open_and_the_publish(monkeypatch):
+    schedule, closing = asyncio.run_coroutine_threadsafe, threading.Event()
+
+    def late(coroutine, loop):
+        if coroutine.__name__ == "publish":
+            closing.set()
+            closer.join(0.2)  # in vain, but if the close did not wait for this publish
+        return schedule(coroutine, loop)
+
+    def close():
+        closing.wait()
+        publisher.close()
+
+    publisher = BlockingRecordingPublisher()
+    publisher.start()
+    monkeypatch.setattr(asyncio, "run_coroutine_threadsafe", late)
+    closer = threading.Thread(target=close)
+    closer.start()
+    try:
+        with contextlib.suppress(BrokerUnavailable):
+            publisher.publish(COMMAND)
+    finally:
+        closer.join(10)
+        assert not closer.is_alive()
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")

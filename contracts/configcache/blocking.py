@@ -133,9 +133,12 @@ class Publisher:
         """
         Publish *commands*, many at a time. When this returns, the broker has all of them.
 
+        All of *commands* are read first, in the thread that calls: a generator may use what belongs to that thread, such
+        as a database connection of Django's or a request of Flask's.
+
         Errors are those of :meth:`configcache.Publisher.publish_many`.
         """
-        self._wait(self._publisher.publish_many(commands))
+        self._wait(self._publisher.publish_many(list(commands)))
 
     async def _stop(self) -> None:
         await self._publisher.__aexit__(None, None, None)

@@ -45,6 +45,21 @@ def test_many_threads_share_one_publisher(broker_url):
     assert commands_in(broker_url) == set(MANY)
 
 
+def test_a_generator_of_commands_is_read_in_the_thread_that_calls():
+    read_in = set()
+
+    def generate():
+        for command in MANY:
+            read_in.add(threading.current_thread())
+            yield command
+
+    with BlockingRecordingPublisher() as publisher:
+        publisher.publish_many(generate())
+
+    assert read_in == {threading.current_thread()}
+    assert publisher.commands == MANY
+
+
 def test_errors_are_those_of_the_other_publisher(vhost):
     with blocking.Publisher(url=vhost) as publisher:
         with pytest.raises(Refused, match="no exchange 'configuration'"):

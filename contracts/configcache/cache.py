@@ -35,6 +35,8 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 _LONGEST_ITEM: Final = 128
+# A class of SQLSTATE that the server is not needed for: asyncpg says so itself, of a connection that is gone.
+_CONNECTION_LOST: Final = "08"
 _RELEASE_TIMEOUT_S: Final = 2.0
 _POLL: Final = RetryPolicy(first_s=0.02, longest_s=0.5)
 
@@ -264,8 +266,15 @@ def _text(built: object) -> str:
 
 
 def _was_refused(error: BaseException) -> bool:
-    # Every driver has the server's own word under this name; where there is none, the outcome is not known.
-    return getattr(error, "sqlstate", None) is not None
+    """Whether the server said no. Otherwise the outcome is not known."""
+    state = _sqlstate(error)
+    return state is not None and not state.startswith(_CONNECTION_LOST)
+
+
+def _sqlstate(error: BaseException) -> str | None:
+    # Every driver has the server's own word under this name.
+    state: str | None = getattr(error, "sqlstate", None)
+    return state
 
 
 def _refuse_transaction(database: Database) -> None:

@@ -181,6 +181,30 @@ async def test_who_is_cancelled_while_beginning_leaves_no_lease_behind(cache, po
         await clear(pool)
 
 
+class Breaking:
+    """A database that answers its first statement with an error, after it was obeyed or instead."""
+
+    def __init__(self, pool, error, *, obeyed):
+        self.pool, self.error, self.obeyed = pool, error, obeyed
+
+    async def fetchrow(self, statement, *arguments):
+        error, self.error = self.error, None
+        if error is None or self.obeyed:
+            row = await self.pool.fetchrow(statement, *arguments)
+        if error is not None:
+            raise error
+        return row
+
+
+async def test_a_connection_lost_after_a_lease_was_taken_leaves_no_lease_behind(pool, build):
+    lost = asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
+    with pytest.raises(asyncpg.ConnectionDoesNotExistError):
+        await ConfigurationCache(Breaking(pool, lost, obeyed=True)).get_or_build(*KEY, build)
+
+    assert await rows(pool) == []
+    assert build.begun == 0
+
+
 async def test_a_builder_that_died_is_replaced_when_its_lease_has_expired(cache, pool, build):
     await pool.fetchrow("SELECT * FROM configuration_cache_begin($1, $2, $3, $4)", *KEY)
     waiting = asyncio.create_task(cache.get_or_build(*KEY, build))

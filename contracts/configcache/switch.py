@@ -58,21 +58,22 @@ class CacheSwitch(BaseModel):
     ) -> Self:
         """
         The switch as the settings of the program have it: ``cache.enabled`` and ``cache.overrides`` of its TOML file,
-        and over them the variables ``CONFIGCACHE_CACHE__ENABLED`` and ``CONFIGCACHE_CACHE__OVERRIDES``. Other settings
-        are passed over. Read once; a change takes a restart, as everywhere else.
+        and over them the variables ``CONFIGCACHE_CACHE__ENABLED`` and ``CONFIGCACHE_CACHE__OVERRIDES``, or the files
+        that these with ``_FILE`` name. Other settings are passed over. Read once; a change takes a restart, as
+        everywhere else.
 
         Args:
-            file: The TOML file, if there is one.
+            file: The TOML file; when None, the one that ``CONFIGCACHE_CONFIG`` names, else ``configcache.toml`` in the
+                current directory if it is there.
             environ: Environment variables; the process's own when None.
 
         Raises:
-            OSError: The file can't be read.
+            OSError: A file can't be read.
             ValueError: It is not TOML, or a value is wrong. The text names it.
         """
         environ = os.environ if environ is None else environ
-        table = tomllib.loads(Path(file).read_text(encoding="utf-8")) if file else {}
-        given = {name: table.get("cache", {}).get(name) for name in cls.model_fields}
-        values = {name: environ.get(f"CONFIGCACHE_CACHE__{name.upper()}", given[name]) for name in given}
+        given = _table(file, environ)
+        values = {name: _from_environment(name, environ, given.get(name)) for name in cls.model_fields}
         if isinstance(overrides := values["overrides"], str):
             try:
                 values["overrides"] = read_overrides(overrides)
@@ -83,6 +84,28 @@ class CacheSwitch(BaseModel):
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             raise ValueError(f"{'.'.join(['cache', *map(str, first['loc'])])}: {first['msg']}") from None
+
+
+def _table(file: Path | str | None, environ: Mapping[str, str]) -> Mapping[str, object]:
+    """The section ``cache`` of the file that the program would take."""
+    named = file or environ.get("CONFIGCACHE_CONFIG")
+    path = Path(named or "configcache.toml")
+    if not named and not path.is_file():
+        return {}
+    table = tomllib.loads(path.read_text(encoding="utf-8")).get("cache", {})
+    if not isinstance(table, dict):
+        raise ValueError(f"{path.name}: cache must be a table: [cache]")  # noqa: TRY004 - as for any wrong value
+    return table
+
+
+def _from_environment(name: str, environ: Mapping[str, str], default: object) -> object:
+    variable = f"CONFIGCACHE_CACHE__{name.upper()}"
+    by_file = variable + "_FILE"
+    if variable in environ and by_file in environ:
+        raise ValueError(f"cache.{name} is given twice: by {variable} and by {by_file}; keep one")
+    if by_file in environ:
+        return Path(environ[by_file]).read_text(encoding="utf-8").rstrip("\r\n")
+    return environ.get(variable, default)
 
 
 _OVERRIDES: Final = TypeAdapter(tuple[CacheOverride, ...])

@@ -23,6 +23,11 @@ enabled = false
 """
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture
 def file(tmp_path):
     (tmp_path / "configcache.toml").write_text(FILE)
@@ -32,6 +37,11 @@ def file(tmp_path):
 def answers(switch):
     keys = [("WebClient", "Web"), ("WebClient", "Test"), ("Mobile", "Web"), ("Mobile", "Test")]
     return [switch.is_on(*key) for key in keys]
+
+
+def as_the_program(environ):
+    settings = load(["cache"], environ=environ).cache
+    return CacheSwitch(enabled=settings.enabled, overrides=settings.overrides)
 
 
 def test_without_settings_everything_is_cached():
@@ -64,6 +74,44 @@ def test_variables_go_over_the_file_for_both(file):
     assert switch == CacheSwitch(enabled=settings.enabled, overrides=settings.overrides)
 
 
+def test_the_file_is_found_as_the_program_finds_it(file):
+    assert (
+        answers(CacheSwitch.from_settings(environ={}))
+        == answers(as_the_program({}))
+        == [True, False, False, False]
+    )
+
+    named = {"CONFIGCACHE_CONFIG": str(file.rename(file.with_name("other.toml")))}
+    assert answers(CacheSwitch.from_settings(environ={})) == answers(as_the_program({})) == [True] * 4
+    assert CacheSwitch.from_settings(environ=named) == as_the_program(named)
+    assert not CacheSwitch.from_settings(environ=named).enabled
+    with pytest.raises(FileNotFoundError):
+        CacheSwitch.from_settings(environ={"CONFIGCACHE_CONFIG": "nowhere.toml"})
+
+
+def test_variables_may_name_files_for_both(tmp_path):
+    (tmp_path / "enabled").write_text("false\n")
+    (tmp_path / "overrides").write_text('[{"application": "Mobile", "enabled": true}]\n')
+    environ = {
+        "CONFIGCACHE_CACHE__ENABLED_FILE": str(tmp_path / "enabled"),
+        "CONFIGCACHE_CACHE__OVERRIDES_FILE": str(tmp_path / "overrides"),
+    }
+
+    switch = CacheSwitch.from_settings(environ=environ)
+
+    assert answers(switch) == [False, False, True, True]
+    assert switch == as_the_program(environ)
+
+
+def test_a_file_whose_section_is_no_table_is_named_by_both(file):
+    file.write_text("cache = 1")
+
+    with pytest.raises(ValueError, match=r"configcache.toml: cache must be a table"):
+        CacheSwitch.from_settings(environ={})
+    with pytest.raises(SettingsError, match=r"configcache.toml: cache must be a table"):
+        load(["cache"], environ={})
+
+
 @pytest.mark.parametrize(
     ("environ", "told"),
     [
@@ -79,8 +127,12 @@ def test_variables_go_over_the_file_for_both(file):
             },
             "must not name the same twice: application 'A'",
         ),
+        (
+            {"CONFIGCACHE_CACHE__ENABLED": "true", "CONFIGCACHE_CACHE__ENABLED_FILE": "enabled"},
+            "cache.enabled is given twice",
+        ),
     ],
-    ids=["enabled", "no list", "no application", "twice"],
+    ids=["enabled", "no list", "no application", "twice", "by two"],
 )
 def test_what_is_wrong_is_named_by_both(environ, told):
     with pytest.raises(ValueError, match=told):

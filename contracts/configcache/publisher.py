@@ -150,6 +150,7 @@ class Publisher:
         Raises:
             BrokerUnavailable: The publisher has been closed; there will be none.
         """
+        self._check_open()
         await self._supervisor.session()
 
     async def publish(
@@ -192,7 +193,8 @@ class Publisher:
         Publish *commands*, up to ``max_in_flight`` of them at a time. When this returns, the broker has all of them.
 
         The first that meets ``BrokerUnavailable`` ends it: those not yet begun are not tried, so that a dead broker
-        costs the time of one command and not of all.
+        costs the time of one command and not of all. The rest of *commands* is then only read, to be named in
+        ``failed``: give it no generator without an end.
 
         Raises:
             NotAllPublished: Some failed, or were not tried; ``failed`` holds each of them with its error.
@@ -208,6 +210,7 @@ class Publisher:
         finally:
             for lane in lanes:
                 lane.cancel()
+            await asyncio.gather(*lanes, return_exceptions=True)
         if batch.failed:
             raise NotAllPublished(batch.failed, of=batch.count) from batch.failed[0][1]
 
@@ -220,6 +223,7 @@ class Publisher:
             batch.count += 1
             if batch.given_up is not None:
                 batch.failed.append((command, batch.given_up))
+                await asyncio.sleep(0)  # what is left may be much, and others have a turn, too
                 continue
             try:
                 await self.publish(command)

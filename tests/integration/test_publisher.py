@@ -24,6 +24,7 @@ from tests.commands import channel_to, declare, published
 from tests.proxy import Proxy
 from tests.waiting import eventually
 
+NOWHERE = "amqp://127.0.0.1:1/"
 COMMAND = ClearConfigurationCache.for_associate("WebClient", "Web", 42)
 
 
@@ -109,6 +110,47 @@ async def test_many_commands_are_published_over_one_channel_a_few_at_a_time(brok
         assert line.connections == 1
 
     assert {wire.decode(message.body) for message in await published(broker_url)} == {COMMAND, *commands}
+
+
+async def test_when_many_commands_cannot_be_read_to_the_end_no_lane_is_left_behind():
+    def broken():
+        yield COMMAND
+        raise ZeroDivisionError
+
+    async with Publisher(url=NOWHERE, timeout_s=60) as publisher:
+        with pytest.raises(ZeroDivisionError):
+            await publisher.publish_many(broken())
+
+        assert "publish_many" not in {task.get_name() for task in asyncio.all_tasks()}
+
+
+async def test_to_read_what_is_not_tried_any_more_leaves_others_their_turn():
+    async def count_turns():
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    turns = 0
+    counting = asyncio.create_task(count_turns())
+    async with Publisher(url=NOWHERE, timeout_s=0.05, max_in_flight=1) as publisher:
+
+        def commands():
+            nonlocal turns
+            yield COMMAND
+            turns = 0
+            yield from [COMMAND] * 1000
+
+        with pytest.raises(NotAllPublished, match="1001 of 1001"):
+            await publisher.publish_many(commands())
+    counting.cancel()
+
+    assert turns >= 1000
+
+
+async def test_waiting_for_a_connection_that_nobody_opens_is_an_error():
+    with pytest.raises(RuntimeError, match="within `async with`"):
+        await Publisher(url=NOWHERE).wait_connected()
 
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

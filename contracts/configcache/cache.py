@@ -37,6 +37,7 @@ _log = logging.getLogger(__name__)
 _LONGEST_ITEM: Final = 128
 # A class of SQLSTATE that the server is not needed for: asyncpg says so itself, of a connection that is gone.
 _CONNECTION_LOST: Final = "08"
+_SERIALIZATION_FAILURE: Final = "40001"
 _RELEASE_TIMEOUT_S: Final = 2.0
 _POLL: Final = RetryPolicy(first_s=0.02, longest_s=0.5)
 
@@ -164,7 +165,7 @@ class ConfigurationCache:
         attempt = 0
         while True:
             lease = uuid.uuid4()
-            begun = await self._begin(key, lease, refresh=False)
+            begun = await self._begin_or_wait(key, lease)
             if begun.xml is not None:
                 return begun.xml
             if begun.is_ours:
@@ -201,6 +202,15 @@ class ConfigurationCache:
                 await self._give_up(key, lease)
             raise
         return _Begun(xml, is_ours=taken is not None)
+
+    async def _begin_or_wait(self, key: _Key, lease: uuid.UUID) -> _Begun:
+        try:
+            return await self._begin(key, lease, refresh=False)
+        except Exception as error:
+            if _sqlstate(error) != _SERIALIZATION_FAILURE:
+                raise
+            # Under REPEATABLE READ the row may be somebody else's, who came after our snapshot.
+            return _Begun(None, is_ours=False)
 
     async def _built(self, key: _Key, lease: uuid.UUID, build: Build) -> str:
         """Build under *lease*, and store if no clear came in between."""

@@ -205,6 +205,24 @@ async def test_a_connection_lost_after_a_lease_was_taken_leaves_no_lease_behind(
     assert build.begun == 0
 
 
+async def test_who_is_refused_for_a_row_written_at_the_same_moment_asks_again(pool, build):
+    refused = asyncpg.SerializationError("could not serialize access due to concurrent update")
+    cache = ConfigurationCache(Breaking(pool, refused, obeyed=False), poll=QUICK)
+
+    assert await cache.get_or_build(*KEY, build) == "<1/>"
+    assert await rows(pool) == [("<1/>", True)]
+
+
+async def test_under_repeatable_read_of_many_who_miss_together_one_builds(migrated, pool, build):
+    stricter = {"default_transaction_isolation": "repeatable read"}
+    async with asyncpg.create_pool(migrated, min_size=8, max_size=8, server_settings=stricter) as strict:
+        cache = ConfigurationCache(strict, poll=QUICK)
+        for number in range(1, 21):
+            key = (*KEY[:2], number, "Contact")
+            built = await asyncio.gather(*(cache.get_or_build(*key, build) for _ in range(8)))
+            assert set(built) == {f"<{number}/>"}
+
+
 async def test_a_builder_that_died_is_replaced_when_its_lease_has_expired(cache, pool, build):
     await pool.fetchrow("SELECT * FROM configuration_cache_begin($1, $2, $3, $4)", *KEY)
     waiting = asyncio.create_task(cache.get_or_build(*KEY, build))

@@ -105,7 +105,9 @@ class ConfigurationCache:
             *build* runs, and inside a transaction there is no protection.
         schema: Where ``configcache migrate`` has created table and functions.
         switch: Whether to cache at all.
-        lease_s: A builder that takes longer, or is dead, may be replaced by another.
+        lease_s: A builder that takes longer, or is dead, may be replaced by another. It must be longer than the longest
+            build: under steady load a slow builder is else replaced each time before it can store, and nothing is ever
+            cached.
         wait_s: The longest to wait for somebody else's build.
         statement_timeout_s: The longest that one statement takes, waiting for a connection included.
         poll: Delays between two looks while waiting.
@@ -215,8 +217,17 @@ class ConfigurationCache:
     async def _built(self, key: _Key, lease: uuid.UUID, build: Build) -> str:
         """Build under *lease*, and store if no clear came in between."""
         try:
+            began_s = time.monotonic()
             xml = _text(await build())
-            await self._store(key, lease, xml)
+            took_s = time.monotonic() - began_s
+            if not await self._store(key, lease, xml) and took_s > self._lease.total_seconds():
+                _log.warning(
+                    "the XML of %s was built in %.1f s, but not stored: its lease was for %g s; lease_s must be longer than the"
+                    " longest build, or nothing is ever cached under steady load",
+                    key,
+                    took_s,
+                    self._lease.total_seconds(),
+                )
         except BaseException:
             await self._give_up(key, lease)
             raise

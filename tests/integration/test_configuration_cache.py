@@ -247,6 +247,25 @@ async def test_a_builder_that_was_replaced_stores_nothing(cache, pool, build):
     assert await rows(pool) == [("<1/>", True)]
 
 
+async def test_a_lease_too_short_for_the_build_is_told_if_it_was_lost(pool, build, caplog):
+    cache = ConfigurationCache(pool, lease_s=0.05, poll=QUICK)
+    async with building(cache, build) as slow:
+        quick = Builder()
+        assert await cache.get_or_build(*KEY, quick) == "<1/>"
+        assert "lease_s" not in caplog.text
+        build.gate.set()
+        await slow
+
+    assert "lease_s must be longer than the longest build" in caplog.text
+
+
+async def test_a_build_that_was_cleared_in_time_is_no_reason_for_a_warning(cache, pool, build, caplog):
+    async with building(cache, build):
+        await clear(pool)
+
+    assert caplog.text == ""
+
+
 async def test_waiting_ends_with_an_error_that_names_the_key(pool, build):
     cache = ConfigurationCache(pool, wait_s=0.05, poll=QUICK)
     async with building(cache, build):

@@ -299,8 +299,10 @@ def _sqlstate(error: BaseException) -> str | None:
 
 
 def _refuse_transaction(database: Database) -> None:
-    # A connection of asyncpg, instead of a pool, can tell.
-    if getattr(database, "is_in_transaction", bool)():
+    is_in_transaction: Callable[[], bool] | None = getattr(database, "is_in_transaction", None)
+    if is_in_transaction is None:
+        return  # only a connection of asyncpg can tell; a pool is none
+    if is_in_transaction():
         raise ValueError(
             "the connection is in a transaction, so no clear would see the lease: pass a pool, or a connection outside"
         )

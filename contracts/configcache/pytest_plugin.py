@@ -33,7 +33,9 @@ def recording_publisher() -> RecordingPublisher:
     """A ``configcache.Publisher`` in memory: ``commands`` is what was published, ``fail()`` makes it fail."""
     from configcache.recording import RecordingPublisher
 
-    return RecordingPublisher()
+    publisher = RecordingPublisher()
+    publisher.open()
+    return publisher
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from configcache import blocking, publisher, wire
 from configcache.command import ClearConfigurationCache
@@ -18,49 +18,49 @@ from configcache.retry import Retries
 __all__ = ["BlockingRecordingPublisher", "Failure", "RecordingPublisher"]
 
 _SET_UP = "run `configcache topology` once to create what is missing"
+_NO_CONFIRM = (
+    "the broker did not confirm the command within 5 s; it may be blocked by an alarm, or unreachable"
+)
+
+
+class _Answer(NamedTuple):
+    kind: type[PublishError]
+    text: str
+    is_queued: bool = False
+    """Whether the command is in the queue all the same."""
 
 
 class Failure(enum.Enum):
     """What can happen to a publish, with the error and the words of the real publisher."""
 
-    UNROUTABLE = (Unroutable, f"no queue is bound to exchange 'configuration'; {_SET_UP}")
-    NO_EXCHANGE = (Refused, f"NOT_FOUND - no exchange 'configuration' in vhost '/'; {_SET_UP}")
-    NO_PERMISSION = (
+    UNROUTABLE = _Answer(Unroutable, f"no queue is bound to exchange 'configuration'; {_SET_UP}")
+    NO_EXCHANGE = _Answer(Refused, f"NOT_FOUND - no exchange 'configuration' in vhost '/'; {_SET_UP}")
+    NO_PERMISSION = _Answer(
         Refused,
         "ACCESS_REFUSED - access to exchange 'configuration' in vhost '/' refused for user 'user'; "
         "the user needs write permission on 'configuration'",
     )
-    QUEUE_FULL = (Refused, "the broker refused the command (nack): its queue is full or has no leader")
-    UNREACHABLE = (
+    QUEUE_FULL = _Answer(Refused, "the broker refused the command (nack): its queue is full or has no leader")
+    UNREACHABLE = _Answer(
         BrokerUnavailable,
         "no connection within 5 s; the last attempt: cannot connect to the broker at 127.0.0.1:5672: connection refused",
     )
-    SILENT = (
-        BrokerUnavailable,
-        "the broker did not confirm the command within 5 s; it may be blocked by an alarm, or unreachable",
-    )
+    SILENT = _Answer(BrokerUnavailable, _NO_CONFIRM)
     """Frozen, blocked, or cut off; the command is not in the queue."""
-    CONFIRM_LOST = (
-        BrokerUnavailable,
-        "the broker did not confirm the command within 5 s; it may be blocked by an alarm, or unreachable ",
-    )
+    CONFIRM_LOST = _Answer(BrokerUnavailable, _NO_CONFIRM, is_queued=True)
     """The same to whoever publishes, but the command is in the queue."""
 
     def error(self) -> PublishError:
         """A new error as the real publisher raises it, but at once: no timeout passes."""
-        kind, text = self.value
-        error: PublishError = kind(text.rstrip())
-        return error
+        return self.value.kind(self.value.text)
 
 
 class RecordingPublisher(publisher.Publisher):
     """
-    A publisher whose broker is the list :attr:`commands`. Needs no ``async with``, and may be used in one.
+    A publisher whose broker is the list :attr:`commands`. As the real one, it wants to be used in ``async with``::
 
-    ::
-
-        publisher = RecordingPublisher()
-        await save_layout(publisher, ...)
+        async with RecordingPublisher() as publisher:
+            await save_layout(publisher, ...)
         assert publisher.commands == [ClearConfigurationCache.for_all("WebClient", "Web")]
     """
 
@@ -84,13 +84,19 @@ class RecordingPublisher(publisher.Publisher):
         """What is in the queue, in the order in which it came."""
         self.traces: list[dict[str, str]] = []
         """The trace headers of each of them; empty where there was no trace."""
+        self._is_open = False
         self._failure: Failure | None = None
         self._times = 0
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}, {len(self.commands)} commands>"
 
+    def open(self) -> None:
+        """What ``async with`` does at its beginning, for a test that has none."""
+        self._is_open = True
+
     async def __aenter__(self) -> Self:
+        self.open()
         return self
 
     async def __aexit__(
@@ -116,18 +122,20 @@ class RecordingPublisher(publisher.Publisher):
 
     async def wait_connected(self) -> None:
         """Return at once: what would be waited for is the test's to decide."""
+        self._check_open()
         if self._is_closed:
             raise BrokerUnavailable("the publisher has been stopped")
 
     def _check_open(self) -> None:
-        pass
+        if not self._is_open:
+            super()._check_open()
 
     async def _attempt(self, body: bytes, context: dict[str, str]) -> None:
         await self.wait_connected()
         failure = self._failure if self._times else None
         if failure is not None:
             self._times -= 1
-        if failure is None or failure is Failure.CONFIRM_LOST:
+        if failure is None or failure.value.is_queued:
             self.commands.append(wire.decode(body, wire.COMMAND_PROPERTIES))
             self.traces.append(context)
         if failure is not None:

@@ -109,6 +109,7 @@ def without_particulars(error):
 async def test_it_fails_with_the_error_and_the_words_of_the_real_one(vhost, rabbitmq, failure, make_real):
     real = await make_real(vhost, rabbitmq)
     publisher = RecordingPublisher()
+    publisher.open()
     publisher.fail(failure)
     with pytest.raises(type(real)) as recorded:
         await publisher.publish(ALL)
@@ -153,11 +154,10 @@ async def test_it_works_again_after_so_many_failures_or_when_told(recording_publ
 
 
 async def test_it_retries_as_it_is_told():
-    publisher = RecordingPublisher(
-        retries=Retries(attempts=3, delays=RetryPolicy(first_s=0.001, longest_s=0.001))
-    )
-    publisher.fail(Failure.QUEUE_FULL, times=2)
-    await publisher.publish(ALL)
+    delays = RetryPolicy(first_s=0.001, longest_s=0.001)
+    async with RecordingPublisher(retries=Retries(attempts=3, delays=delays)) as publisher:
+        publisher.fail(Failure.QUEUE_FULL, times=2)
+        await publisher.publish(ALL)
 
     assert publisher.commands == [ALL]
 
@@ -178,6 +178,13 @@ async def test_code_that_opens_and_closes_its_publisher_may_have_one():
         await publisher.publish(ALL)
 
     assert publisher.commands == [ALL]
+
+
+async def test_code_that_forgets_to_open_its_publisher_is_told_as_by_the_real_one():
+    for publisher in (RecordingPublisher(), Publisher(url="amqp://127.0.0.1:1/")):
+        for attempt in (publisher.publish(ALL), publisher.publish_many([ALL]), publisher.wait_connected()):
+            with pytest.raises(RuntimeError, match="within `async with`"):
+                await attempt
 
 
 def test_for_code_without_an_event_loop_there_is_one_that_blocks(blocking_recording_publisher):

@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Final, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from configcache.connection import (
-    BrokerUnavailable,
-    RetryPolicy,
     Supervisor,
     addresses,
     broker_errors,
@@ -26,6 +24,8 @@ from configcache.connection import (
     connect,
     describe,
 )
+from configcache.errors import BrokerUnavailable
+from configcache.retry import RetryPolicy
 from configcache.topology import EVENT_EXCHANGE
 
 if TYPE_CHECKING:

@@ -19,8 +19,6 @@ import structlog
 from aio_pika import DeliveryMode, Message
 
 from configcache.connection import (
-    BrokerUnavailable,
-    RetryPolicy,
     Silence,
     Supervisor,
     broker_errors,
@@ -28,7 +26,9 @@ from configcache.connection import (
     connect,
     is_blocked,
 )
+from configcache.errors import BrokerUnavailable
 from configcache.events import EVENT_TYPE, MOST_ASSOCIATES, ConfigurationCacheCleared
+from configcache.retry import RetryPolicy
 from configcache.topology import EVENT_EXCHANGE
 from configcache_worker.core.ports import News
 

@@ -1,10 +1,12 @@
 """News of what was cleared: what a batch is worth telling, when it is told, and what the event says."""
 
 import asyncio
+import contextlib
 import json
 
 import pytest
 from pydantic import ValidationError
+from structlog.testing import capture_logs
 
 from configcache.events import MOST_ASSOCIATES, ConfigurationCacheCleared, binding_key, routing_key
 from configcache.retry import RetryPolicy
@@ -162,9 +164,8 @@ class SilentOnce:
         pass
 
 
-async def test_what_was_confirmed_in_a_portion_that_was_not_is_not_published_again(monkeypatch):
-    session = SilentOnce("7")
-
+@contextlib.asynccontextmanager
+async def announcing(monkeypatch, session):
     async def open_session(_):
         return session
 
@@ -177,11 +178,26 @@ async def test_what_was_confirmed_in_a_portion_that_was_not_is_not_published_aga
         confirm_timeout_s=0.2,
     )
     running = asyncio.create_task(announcer.run())
-    everybody = [str(number) for number in range(2 * PORTION + 1)]
-    announcer.announce([News("W", instance, None, 1, 1) for instance in everybody])
-    await eventually(lambda: len(session.published) > len(everybody))
+    yield announcer
     await announcer.flush()
     await announcer.stop()
     await running
 
+
+async def test_what_was_confirmed_in_a_portion_that_was_not_is_not_published_again(monkeypatch):
+    session = SilentOnce("7")
+    everybody = [str(number) for number in range(2 * PORTION + 1)]
+    async with announcing(monkeypatch, session) as announcer:
+        announcer.announce([News("W", instance, None, 1, 1) for instance in everybody])
+        await eventually(lambda: len(session.published) > len(everybody))
+
     assert sorted(session.published) == sorted([*everybody, "7"])
+
+
+async def test_news_on_its_way_counts_as_untold_until_it_is_confirmed(monkeypatch):
+    with capture_logs() as logs:
+        async with announcing(monkeypatch, SilentOnce("Web")) as announcer:
+            announcer.announce([News("W", "Web", None, 1, 1), News("W", "Test", None, 1, 1)])
+            await announcer.flush()
+
+    assert [line["count"] for line in logs if line["event"] == "news.untold"] == [1]

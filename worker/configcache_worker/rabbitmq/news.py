@@ -80,6 +80,7 @@ class RabbitAnnouncer:
         self._confirm_timeout_s = confirm_timeout_s
         self._prepare = prepare
         self._waiting: dict[tuple[str, str], News] = {}
+        self._telling: dict[tuple[str, str], News] = {}
         self._came = asyncio.Event()
         self._all_told = asyncio.Event()
         self._all_told.set()
@@ -123,7 +124,7 @@ class RabbitAnnouncer:
         except TimeoutError:
             log.warning(
                 "news.untold",
-                count=len(self._waiting),
+                count=len(self._waiting.keys() | self._telling.keys()),
                 consequence="copies in memory stay until their own limit of age",
             )
 
@@ -140,7 +141,7 @@ class RabbitAnnouncer:
                 session = await self._sessions.session()
             except BrokerUnavailable:
                 return  # stopped
-            portion = self._take_portion()
+            portion = self._telling = self._take_portion()
             trouble = await self._tell(portion, session)
             if trouble is None:
                 attempt = 0
@@ -188,6 +189,7 @@ class RabbitAnnouncer:
         for key, earlier in portion.items():
             later = self._waiting.get(key)
             self._waiting[key] = earlier if later is None else merged(earlier, later)
+        portion.clear()
         if self._waiting:
             self._came.set()
 

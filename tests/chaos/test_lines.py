@@ -9,6 +9,7 @@ from tests.waiting import eventually
 
 
 @pytest.mark.in_suite
+@pytest.mark.timeout(180)
 @pytest.mark.row(14, "connection to the broker cut in the middle of a frame, 25 times")
 async def test_cuts_in_the_middle_of_a_frame(load, system, start_worker, scale, rng):
     numbers = range(1, scale(20_000, in_suite=2_000) + 1)

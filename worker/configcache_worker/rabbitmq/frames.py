@@ -15,10 +15,7 @@ import struct
 from collections.abc import Callable
 
 from configcache_worker.core.ports import Delivery
-from configcache_worker.rabbitmq.properties import MalformedTable
-from configcache_worker.rabbitmq.reading import Envelope, read
-from configcache_worker.rabbitmq.shapes import Shape
-from configcache_worker.rabbitmq.wire import (
+from configcache_worker.rabbitmq.amqp import (
     FRAME_BODY,
     FRAME_END,
     FRAME_HEADER,
@@ -27,6 +24,9 @@ from configcache_worker.rabbitmq.wire import (
     FRAME_PREFIX,
     LONGEST_BODY_BYTES,
 )
+from configcache_worker.rabbitmq.properties import MalformedTable
+from configcache_worker.rabbitmq.reading import Envelope, read
+from configcache_worker.rabbitmq.shapes import Shape
 
 LONGEST_FRAME_BYTES = 1 << 20
 """

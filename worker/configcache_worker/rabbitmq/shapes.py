@@ -13,9 +13,7 @@ import struct
 from functools import partial
 
 from configcache_worker.core.ports import Delivery
-from configcache_worker.rabbitmq.properties import MalformedTable, free_spans
-from configcache_worker.rabbitmq.reading import Envelope
-from configcache_worker.rabbitmq.wire import (
+from configcache_worker.rabbitmq.amqp import (
     FRAME_BODY,
     FRAME_END,
     FRAME_HEADER,
@@ -23,6 +21,8 @@ from configcache_worker.rabbitmq.wire import (
     FRAME_PREFIX,
     LONGEST_BODY_BYTES,
 )
+from configcache_worker.rabbitmq.properties import MalformedTable, free_spans
+from configcache_worker.rabbitmq.reading import Envelope
 
 _LONGEST_HEADER_BYTES = 1024
 _MOST_SPANS = 32

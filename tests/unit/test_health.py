@@ -8,7 +8,7 @@ import json
 import pytest
 
 from configcache_worker.observe import health
-from configcache_worker.observe.health import HealthServer, Readiness
+from configcache_worker.observe.health import HealthServer, Readiness, StartRefused
 
 READY = Readiness(ready=True)
 PAUSED = Readiness(ready=False, reasons={"database": "read-only: SQLSTATE 25006"})
@@ -146,5 +146,5 @@ async def test_stop_frees_the_port_and_may_be_repeated(server):
 async def test_a_port_in_use_is_an_error_that_names_it(server):
     other = HealthServer("127.0.0.1", server.port, readiness=Worker().readiness)
 
-    with pytest.raises(OSError, match=str(server.port)):
+    with pytest.raises(StartRefused, match=str(server.port)):
         await other.start()

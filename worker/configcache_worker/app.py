@@ -17,7 +17,7 @@ from configcache.retry import RetryPolicy
 from configcache_worker.core.bounds import Limits
 from configcache_worker.core.pipeline import Pipeline
 from configcache_worker.core.ports import TableFault
-from configcache_worker.observe.health import HealthServer, Readiness
+from configcache_worker.observe.health import HealthServer, Readiness, StartRefused
 from configcache_worker.postgres.cache_table import PostgresCacheTable
 from configcache_worker.postgres.catalog import LayoutError
 from configcache_worker.postgres.connection import TimeLimits
@@ -30,13 +30,11 @@ from configcache_worker.rabbitmq.news import RabbitAnnouncer
 from configcache_worker.relay import Relay
 from configcache_worker.settings import CacheSettings, DatabaseSettings, Settings
 
+__all__ = ["StartRefused", "Worker", "build_relay", "build_worker", "table_layout"]
+
 log = structlog.stdlib.get_logger()
 
 _RELAY_PORT = 9466
-
-
-class StartRefused(Exception):
-    """The worker can't do its work as things are set up, and waiting would not help. The text is one line."""
 
 
 class Worker:
@@ -81,17 +79,11 @@ class Worker:
         Work until :meth:`stop`, then drain.
 
         Raises:
-            StartRefused: Topology or table are not as they must be.
+            StartRefused: Topology or table are not as they must be, or the probes can't be served.
             Exception: A part of the worker died. Nothing is lost: what is not settled stays the broker's.
         """
         if self._health:
-            try:
-                await self._health.start()
-            except OSError as error:
-                raise StartRefused(
-                    f"can't serve the probes: {error}; "
-                    "give each worker on a host a telemetry.port of its own, or 0 for none"
-                ) from error
+            await self._health.start()
         pipeline = asyncio.create_task(self.pipeline.run(), name="pipeline")
         parts = [pipeline, asyncio.create_task(self.sessions.run(), name="sessions")]
         if self._announcer is not None:

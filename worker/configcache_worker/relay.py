@@ -32,10 +32,6 @@ log = structlog.stdlib.get_logger()
 _GRACE_S: Final = 2.0  # to commit what has been published when told to stop
 
 
-class RelayRefused(Exception):
-    """The relay can't start like this, and waiting would not help. The text is one line."""
-
-
 class Relay:
     """
     Publishes what the outbox holds until told to stop. Built by ``app.build_relay``.
@@ -81,12 +77,12 @@ class Relay:
         Work until :meth:`stop`, then finish the rows that are taken.
 
         Raises:
-            RelayRefused: The probes can't be served.
+            StartRefused: The probes can't be served.
             Exception: A part of the relay died. Nothing is lost: what was not published is in the outbox.
         """
-        await self._serve_probes()
         async with contextlib.AsyncExitStack() as stack:
             if self._health:
+                await self._health.start()
                 stack.push_async_callback(self._health.stop)
             await stack.enter_async_context(self._publisher)
             sessions = asyncio.create_task(self._sessions.run(), name="sessions")
@@ -120,16 +116,6 @@ class Relay:
         elif self._last_refusal is not None:
             reasons["broker"] = str(self._last_refusal)
         return Readiness(ready=not reasons, reasons=reasons)
-
-    async def _serve_probes(self) -> None:
-        if self._health:
-            try:
-                await self._health.start()
-            except OSError as error:
-                raise RelayRefused(
-                    f"can't serve the probes: {error}; "
-                    "give each relay on a host a telemetry.port of its own, or 0 for none"
-                ) from error
 
     async def _open_session(self) -> OutboxSession:
         session = await self._outbox.open()

@@ -47,14 +47,13 @@ def run(args: argparse.Namespace) -> int:
 
     import structlog
 
-    from configcache_worker.app import build_relay
+    from configcache_worker.app import StartRefused, build_relay
     from configcache_worker.observe import logs
-    from configcache_worker.relay import RelayRefused
 
     logs.configure(settings.telemetry.log_format, settings.telemetry.log_level)
     try:
         asyncio.run(until_stopped(build_relay(settings)))
-    except RelayRefused as refusal:
+    except StartRefused as refusal:
         structlog.stdlib.get_logger().error(
             "relay.refused",
             error=str(refusal),

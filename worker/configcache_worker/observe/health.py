@@ -26,6 +26,10 @@ class Readiness:
     reasons: Mapping[str, str] = field(default_factory=dict)
 
 
+class StartRefused(Exception):
+    """The process can't do its work as things are set up, and waiting would not help. The text is one line."""
+
+
 class HealthServer:
     """
     Serves the probes on *host* and *port* from :meth:`start` to :meth:`stop`.
@@ -57,11 +61,17 @@ class HealthServer:
         Begin to serve.
 
         Raises:
-            OSError: Address or port can't be had. The text names both.
+            StartRefused: Address or port can't be had. The text names both.
         """
-        self._server = await asyncio.start_server(
-            self._converse, self._host, self._port, limit=_MAX_REQUEST_BYTES
-        )
+        try:
+            self._server = await asyncio.start_server(
+                self._converse, self._host, self._port, limit=_MAX_REQUEST_BYTES
+            )
+        except OSError as error:
+            raise StartRefused(
+                f"can't serve the probes: {error}; "
+                "give each process on a host a telemetry.port of its own, or 0 for none"
+            ) from error
 
     async def stop(self) -> None:
         """Stop serving and drop open connections. Safe to repeat, and without a start."""

@@ -403,3 +403,41 @@ def test_every_default_is_what_the_table_says(directory):
         "broker.url",
         "database.url",
     ]
+
+
+# The gateway
+
+
+def gateway_problems(**values) -> list[str]:
+    environ = {f"CONFIGCACHE_GATEWAY__{name.upper()}": value for name, value in values.items()}
+    return problems({"gateway"}, environ=environ)
+
+
+def test_a_gateway_needs_no_setting():
+    gateway = load({"gateway"}, environ={}).gateway
+
+    assert (gateway.host, gateway.port, gateway.tls_certificate) == ("127.0.0.1", 8080, "")
+
+
+@pytest.mark.parametrize("given", [{"tls_certificate": "cert.pem"}, {"tls_key": "key.pem"}])
+def test_a_certificate_and_its_key_come_together(given):
+    assert gateway_problems(**given) == ["gateway must have both tls_certificate and tls_key, or neither"]
+
+
+@pytest.mark.parametrize("path", ["crm", "/crm/", "/"])
+def test_the_root_path_is_one_that_can_stand_before_a_path(path):
+    (problem,) = gateway_problems(root_path=path)
+
+    assert "must begin with a slash and not end with one" in problem
+
+
+@pytest.mark.parametrize("proxies", ["", "10.0.0.0/8, 127.0.0.1", "::1", "*"])
+def test_proxies_are_addresses_or_networks(proxies):
+    assert load({"gateway"}, environ={"CONFIGCACHE_GATEWAY__FORWARDED_ALLOW_IPS": proxies})
+
+
+@pytest.mark.parametrize("proxies", ["proxy.example", "10.0.0.1/8", "10.0.0.1, *"])
+def test_proxies_that_would_match_nobody_are_refused(proxies):
+    (problem,) = gateway_problems(forwarded_allow_ips=proxies)
+
+    assert "must be IP addresses or networks" in problem

@@ -7,6 +7,7 @@ anything, :mod:`~configcache_worker.settings.sources` does.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, Self
@@ -45,6 +46,24 @@ def _identifier(value: str) -> str:
         raise ValueError(
             f"must be a PostgreSQL name of at most {_MAX_IDENTIFIER_BYTES} bytes, written without quotes"
         )
+    return value
+
+
+def _root_path(value: str) -> str:
+    if value and (not value.startswith("/") or value.endswith("/")):
+        raise ValueError("must begin with a slash and not end with one, such as /crm, or be empty")
+    return value
+
+
+def _proxies(value: str) -> str:
+    for name in filter(None, (part.strip() for part in value.split(","))):
+        try:
+            ipaddress.ip_network(name)
+        except ValueError:
+            if value.strip() != "*":
+                raise ValueError(
+                    "must be IP addresses or networks, separated by commas, such as 10.0.0.0/8, or * alone"
+                ) from None
     return value
 
 
@@ -227,12 +246,68 @@ class RelaySettings(Section):
     longest_retry_s: Seconds = Field(10, description="Longest wait between two attempts, in seconds.")
 
 
+class GatewaySettings(Section):
+    """How `configcache gateway` serves HTTP."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address on which the call is served.")
+    port: int = Field(
+        8080, ge=0, le=65_535, description="Port on which the call is served. 0 takes any free one."
+    )
+    root_path: Annotated[str, AfterValidator(_root_path)] = Field(
+        "",
+        description="Prefix of the path that clients see, such as /crm. A proxy may pass it on or take it off.",
+    )
+    publish_timeout_s: Seconds = Field(
+        2,
+        description="Longest wait for the broker's confirm, in seconds. After it the answer is 503.",
+    )
+    receive_timeout_s: Seconds = Field(
+        10, description="Longest time for a request's body to arrive, in seconds. After it the answer is 408."
+    )
+    max_body_bytes: int = Field(
+        65_536, ge=256, le=1_048_576, description="Largest body of a request. A call has a few hundred bytes."
+    )
+    max_head_bytes: int = Field(
+        16_384, ge=1_024, le=1_048_576, description="Largest head of a request: its first line and headers."
+    )
+    max_concurrency: int = Field(
+        500, ge=1, le=65_535, description="Most requests served at a time. One more is answered 503."
+    )
+    keep_alive_s: int = Field(
+        75,
+        ge=1,
+        le=3_600,
+        description="How long an idle connection is kept, in seconds. "
+        "Behind a proxy: longer than the proxy keeps it, so that none is closed under its hands.",
+    )
+    drain_timeout_s: Seconds = Field(
+        15,
+        description="Longest time to finish at a stop the requests that have begun, in seconds. "
+        "Whoever stops the gateway should wait a little longer before killing it.",
+    )
+    forwarded_allow_ips: Annotated[str, AfterValidator(_proxies)] = Field(
+        "",
+        description="Proxies whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses or networks, "
+        "separated by commas; * for every one. Empty: none is.",
+    )
+    tls_certificate: str = Field(
+        "", description="File of the certificate and its chain, PEM. With it the call is served by HTTPS."
+    )
+    tls_key: str = Field("", description="File of the certificate's private key, PEM.")
+
+    @model_validator(mode="after")
+    def _key_with_certificate(self) -> Self:
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ValueError("must have both tls_certificate and tls_key, or neither")
+        return self
+
+
 LogFormat = Literal["auto", "console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class TelemetrySettings(Section):
-    """What worker and relay tell about themselves."""
+    """What worker, relay and gateway tell about themselves."""
 
     host: str = Field(
         "127.0.0.1", min_length=1, description="Address on which /livez and /readyz are served."
@@ -241,7 +316,7 @@ class TelemetrySettings(Section):
         9464,
         ge=0,
         le=65_535,
-        description="Port on which they are served; a relay's is 9466 unless one is set. 0 turns them off.",
+        description="Port on which they are served; a relay's is 9466 and a gateway's 9465 unless one is set. 0 turns them off.",
     )
     log_format: Annotated[LogFormat, BeforeValidator(_lower)] = Field(
         "auto", description="How log lines look. auto: console on a terminal, json otherwise."
@@ -269,6 +344,7 @@ class Settings(BaseSettings):
     cache: CacheSettings = Field(default_factory=CacheSettings)
     worker: WorkerSettings = Field(default_factory=WorkerSettings)
     relay: RelaySettings = Field(default_factory=RelaySettings)
+    gateway: GatewaySettings = Field(default_factory=GatewaySettings)
     telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings)
 
     @classmethod
@@ -290,6 +366,7 @@ SECTIONS: Final[Mapping[str, type[Section]]] = MappingProxyType(
         "cache": CacheSettings,
         "worker": WorkerSettings,
         "relay": RelaySettings,
+        "gateway": GatewaySettings,
         "telemetry": TelemetrySettings,
     }
 )

@@ -310,18 +310,23 @@ class Supervisor(Generic[S]):
         self._sleep = sleep
         self._clock = clock
         self._current: S | None = None
-        self._stopped = False
+        self._ending: str | None = None
         self._changed = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        state = "stopped" if self._stopped else "waiting" if self._current is None else "live"
+        state = self._ending or ("waiting" if self._current is None else "live")
         return f"<Supervisor of {self._name}, {state}>"
 
     @property
     def current(self) -> S | None:
         """The live session, or None between two of them."""
         return self._current
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there will be no further session."""
+        return self._ending is not None
 
     async def session(self, *, after: S | None = None) -> S:
         """
@@ -331,31 +336,33 @@ class Supervisor(Generic[S]):
             after: A session that has failed: wait for another, even if this one's end has not been noticed yet.
 
         Raises:
-            BrokerUnavailable: The supervisor has stopped; there will be no further session.
+            BrokerUnavailable: There will be no further session. The text says why: the supervisor was stopped, was
+                cancelled, or has died.
         """
         while self._current is None or self._current is after:
-            if self._stopped:
-                raise BrokerUnavailable(f"the {self._name} has been stopped")
+            if self._ending is not None:
+                await asyncio.sleep(0)  # whoever asks again and again must leave the others their turn
+                raise BrokerUnavailable(f"the {self._name} {self._ending}")
             await self._changed.wait()
         return self._current
 
     async def run(self) -> None:
         """Keep sessions alive until :meth:`stop`, or until cancelled. To be called once."""
-        if self._stopped:
+        if self.has_ended:
             return
         # A task of its own, so that stop() can end it without cancelling whoever runs this.
         self._keeper = asyncio.create_task(self._keep_alive(), name=f"supervisor of {self._name}")
         try:
             await self._keeper
-        except asyncio.CancelledError:
-            if cancellation_requested():
+        except BaseException as error:
+            cancelled = isinstance(error, asyncio.CancelledError)
+            self._end(None, "has been cancelled" if cancelled else f"has died of {error!r}")
+            if not cancelled or cancellation_requested():
                 raise
-        finally:
-            self._announce(None, stopped=True)
 
     async def stop(self) -> None:
         """Close the live session, if any, and end :meth:`run`. Safe to repeat."""
-        self._announce(self._current, stopped=True)
+        self._end(self._current, "has been stopped")
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})
@@ -388,17 +395,21 @@ class Supervisor(Generic[S]):
         return self._clock() if self._clock else asyncio.get_running_loop().time()
 
     async def _serve(self, session: S) -> str:
-        self._announce(session, stopped=self._stopped)
+        self._announce(session)
         try:
             return await session.wait_ended()
         finally:
-            self._announce(None, stopped=self._stopped)
+            self._announce(None)
             await _to_its_end(session.close())
 
-    def _announce(self, session: S | None, *, stopped: bool) -> None:
+    def _end(self, session: S | None, how: str) -> None:
+        """Let there be no session after *session*. Of several reasons the first is the true one."""
+        self._ending = self._ending or how
+        self._announce(session)
+
+    def _announce(self, session: S | None) -> None:
         """Set the state and wake everybody who waits for it to change."""
         self._current = session
-        self._stopped = stopped
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -148,7 +148,7 @@ class Publisher:
         Wait, without a limit of time, until there is a connection.
 
         Raises:
-            BrokerUnavailable: The publisher has been closed; there will be none.
+            BrokerUnavailable: There will be none: the publisher has been closed, or its background task has ended.
         """
         self._check_open()
         await self._supervisor.session()
@@ -183,7 +183,7 @@ class Publisher:
             try:
                 return await self._attempt(body, context)
             except self._retries.on:
-                if self._is_closed:
+                if self._is_closed or self._supervisor.has_ended:
                     raise
                 await asyncio.sleep(delay_s)
         return await self._attempt(body, context)

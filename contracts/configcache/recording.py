@@ -6,6 +6,7 @@ Everything but the broker is the real publisher: its arguments, its retries, ``p
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -124,6 +125,9 @@ class RecordingPublisher(publisher.Publisher):
         """Return at once: what would be waited for is the test's to decide."""
         self._check_open()
         if self._is_closed:
+            await asyncio.sleep(
+                0
+            )  # as the real one: whoever asks again and again leaves the others their turn
             raise BrokerUnavailable("the publisher has been stopped")
 
     def _check_open(self) -> None:
@@ -139,6 +143,7 @@ class RecordingPublisher(publisher.Publisher):
             self.commands.append(wire.decode(body, wire.COMMAND_PROPERTIES))
             self.traces.append(context)
         if failure is not None:
+            await asyncio.sleep(0)
             raise failure.error()
 
 

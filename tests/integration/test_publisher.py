@@ -639,6 +639,41 @@ async def test_publishing_after_the_end_fails_at_once(vhost, retries):
         await publisher.publish(COMMAND)
 
 
+class Broken(RetryPolicy):
+    """Ends whoever asks it, as an error in our own code would."""
+
+    def delay_s(self, attempt):
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("retries", [Retries(), Retries(attempts=1000)], ids=["once", "with retries"])
+async def test_a_publisher_whose_background_task_has_died_says_so_at_once(retries):
+    publisher = Publisher(url=NOWHERE, retries=retries, reconnect=Broken())
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(pytest.raises(ZeroDivisionError))  # on leaving: the mistake is hidden from nobody
+        await stack.enter_async_context(publisher)
+        for _ in range(2):
+            with pytest.raises(BrokerUnavailable, match="the publisher has died of ZeroDivisionError"):
+                await publisher.publish(COMMAND)
+
+
+async def test_who_publishes_again_and_again_after_the_end_leaves_the_others_their_turn():
+    async def publish():
+        while turns < 100:
+            with contextlib.suppress(BrokerUnavailable):
+                await publisher.publish(COMMAND)
+
+    turns = 0
+    async with Publisher(url=NOWHERE) as publisher:
+        pass
+    publishing = asyncio.create_task(publish())
+    while not publishing.done():
+        turns += 1
+        await asyncio.sleep(0)
+
+    assert turns >= 100
+
+
 async def test_a_cancelled_publish_is_cancelled_and_the_next_one_works(broker_url):
     async with Proxy(broker_url) as line, Publisher(url=line.url) as publisher:
         await publisher.publish(COMMAND)

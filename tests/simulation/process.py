@@ -58,7 +58,7 @@ class SimulatedProcess:
         """Cancel the worker, once and before it ends by itself: it closes what it has, and settles nothing more."""
         if self._life is None or self.worker is None or self._stopped_at is not None or self._is_cancelled:
             return
-        if not self.worker.sessions._stopped:
+        if not self.worker.sessions.has_ended:
             self._world.note(self._name, "cancelled")
             self._is_cancelled = True
             self._life.cancel()

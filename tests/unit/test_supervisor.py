@@ -293,6 +293,23 @@ async def test_who_waits_when_it_stops_is_told_so(world):
             await waiter
 
 
+async def test_who_asks_again_and_again_after_the_end_leaves_the_others_their_turn(world):
+    await world.supervisor.stop()
+    turns = 0
+
+    async def ask() -> None:
+        while turns < 100:
+            with contextlib.suppress(BrokerUnavailable):
+                await world.supervisor.session()
+
+    asking = asyncio.create_task(ask())
+    while not asking.done():
+        turns += 1
+        await asyncio.sleep(0)
+
+    assert turns >= 100
+
+
 async def test_cancelling_the_run_closes_the_session_and_stays_a_cancellation(world):
     run = asyncio.create_task(world.supervisor.run())
     session = await world.supervisor.session()
@@ -301,7 +318,7 @@ async def test_cancelling_the_run_closes_the_session_and_stays_a_cancellation(wo
     with pytest.raises(asyncio.CancelledError):
         await run
     assert session.closed == 1
-    with pytest.raises(BrokerUnavailable):
+    with pytest.raises(BrokerUnavailable, match="the fake has been cancelled"):
         await world.supervisor.session()
 
 
@@ -328,7 +345,7 @@ async def test_a_fault_in_the_reporting_wakes_the_waiters(world):
     world.failures = [OSError("down")]
     supervisor = Supervisor(name="fake", open=world.open, on_failure=broken)
     async with running(supervisor) as run:
-        with pytest.raises(BrokerUnavailable):
+        with pytest.raises(BrokerUnavailable, match="the fake has died of ZeroDivisionError"):
             await supervisor.session()
         with pytest.raises(ZeroDivisionError):
             await run

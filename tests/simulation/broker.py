@@ -140,6 +140,8 @@ class SimulatedSession:
         self._frames: deque[Settlement] = deque()
         """Written by the client, not yet read by the broker."""
         self._is_attached = self._is_consuming = True
+        self._is_drained = False
+        """Its consumer is known to be cancelled."""
         self._is_paused = False
         self._reads_before_pause = 0
         self.is_closed = False
@@ -281,6 +283,7 @@ class SimulatedSession:
             self._read()
             await self._world.step()
         await self._world.step()
+        self._is_drained = not self.has_ended
 
     async def flush(self) -> None:
         while self._frames and self._is_attached:
@@ -292,7 +295,7 @@ class SimulatedSession:
         self.end("closed")
         await self._world.step()
         if self._is_attached:
-            self.lost_at_close = 0 if self._is_consuming else len(self._frames)
+            self.lost_at_close = len(self._frames) if self._is_drained else 0
             self._detach(counts=True)
         self.is_closed = True
 

@@ -271,6 +271,21 @@ async def test_too_much_poison_that_cannot_be_published_ends_the_session_until_a
         assert rig.pipeline.troubles() == {}
 
 
+async def test_a_drain_keeps_the_session_whatever_becomes_of_the_poison_it_holds():
+    async with running(Rig(max_held_bytes=100)) as rig:
+        rig.dead_letters.outcome = Burial.UNAVAILABLE
+        rig.dead_letters.gate.clear()
+
+        rig.receive(b"x" * 60, b"y" * 60)
+        assert rig.session.is_paused
+        rig.pipeline.drain()
+        rig.dead_letters.gate.set()
+        await eventually(lambda: not rig.session.is_paused)
+
+    assert not rig.session.has_ended
+    assert rig.session.open == {1, 2}
+
+
 async def test_poison_that_stays_within_its_bound_does_not_hold_up_good_commands_for_ever():
     async def bury_only_the_first(letters):
         return [Burial.CONFIRMED if each.delivery.tag == 1 else Burial.UNAVAILABLE for each in letters]

@@ -107,10 +107,13 @@ class Burials:
             if settled == len(letters):
                 failures = 0
                 continue
+            if self._drain_asked.is_set():
+                # No more comes that would have to be held. The session lives on: the last acknowledgements need an answer,
+                # and somebody to read it.
+                intake.session.resume()
+                return
             if not settled:
                 self._go_without(intake, letters[0])
-            if self._drain_asked.is_set():
-                return
             failures += 1
             await wait_for(self._drain_asked, timeout_s=self._policy.delay_s(failures))
 

@@ -1,6 +1,6 @@
 """
-Composition: the only place that knows concrete classes. Builds a worker or a relay from settings; runs the worker, and
-stops it in order.
+Composition: the only place that knows concrete classes. Builds a worker, a relay or a gateway from settings; runs the
+worker, and stops it in order.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -30,10 +31,15 @@ from configcache_worker.rabbitmq.news import RabbitAnnouncer
 from configcache_worker.relay import Relay
 from configcache_worker.settings import CacheSettings, DatabaseSettings, Settings
 
-__all__ = ["StartRefused", "Worker", "build_relay", "build_worker", "table_layout"]
+if TYPE_CHECKING:
+    from configcache_worker.gateway.authentication import Authenticator
+    from configcache_worker.gateway.gateway import Gateway
+
+__all__ = ["StartRefused", "Worker", "build_gateway", "build_relay", "build_worker", "table_layout"]
 
 log = structlog.stdlib.get_logger()
 
+_GATEWAY_PORT = 9465
 _RELAY_PORT = 9466
 
 
@@ -294,6 +300,46 @@ def build_relay(settings: Settings) -> Relay:
         batch=relay.batch,
         publish_timeout_s=relay.publish_timeout_s,
         poll_interval_s=relay.poll_interval_s,
+        health_address=(telemetry.host, port) if port else None,
+    )
+
+
+def build_gateway(settings: Settings, authenticator: Authenticator) -> Gateway:
+    """
+    Put a gateway together. Connects to nothing yet.
+
+    Args:
+        settings: The sections ``broker``, ``gateway`` and ``telemetry``.
+        authenticator: Tells who calls.
+    """
+    # Here, so that whoever runs a worker needs none of what serves HTTP.
+    from configcache_worker.gateway import openapi
+    from configcache_worker.gateway.asgi import GatewayApplication
+    from configcache_worker.gateway.endpoint import ClearConfigurationCacheCall
+    from configcache_worker.gateway.gateway import Gateway
+    from configcache_worker.gateway.server import GatewayServer
+
+    gateway, telemetry = settings.gateway, settings.telemetry
+    publisher = Publisher(
+        url=settings.broker.url,
+        app_id="configcache gateway",
+        timeout_s=gateway.publish_timeout_s,
+        max_in_flight=gateway.max_concurrency,
+    )
+    application = GatewayApplication(
+        call=ClearConfigurationCacheCall(authenticator=authenticator, publisher=publisher),
+        openapi=openapi.document(root_path=gateway.root_path, security_schemes={}, security=[]),
+        answered=lambda status, duration_s: None,
+        root_path=gateway.root_path,
+        max_concurrency=gateway.max_concurrency,
+        max_body_bytes=gateway.max_body_bytes,
+        receive_timeout_s=gateway.receive_timeout_s,
+    )
+    port = telemetry.port_or(_GATEWAY_PORT)
+    return Gateway(
+        server=GatewayServer(application, gateway),
+        application=application,
+        publisher=publisher,
         health_address=(telemetry.host, port) if port else None,
     )
 

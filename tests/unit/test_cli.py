@@ -131,6 +131,7 @@ def test_a_number_that_is_none_is_told_with_what_it_must_be(capsys, option, valu
     [
         (["worker"], ["broker.url", "database.url"]),
         (["relay"], ["broker.url", "database.url"]),
+        (["gateway"], ["broker.url"]),
         ([*PUBLISH, "--associate", "42"], ["broker.url"]),
         (["migrate"], ["database.url"]),
         (["topology"], ["broker.url"]),

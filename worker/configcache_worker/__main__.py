@@ -37,6 +37,7 @@ class Verb(NamedTuple):
 VERBS: Final = {
     "worker": Verb("consume commands and clear the cached rows"),
     "relay": Verb("publish what transactions have put into the outbox"),
+    "gateway": Verb("serve the classic HTTP call, and publish what it asks for", extra="gateway"),
     "publish": Verb("publish one command, confirmed by the broker"),
     "migrate": Verb("create or update the tables in the database"),
     "topology": Verb("create or check the exchanges and queues on the broker"),

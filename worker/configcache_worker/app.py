@@ -304,17 +304,18 @@ def build_relay(settings: Settings) -> Relay:
     )
 
 
-def build_gateway(settings: Settings, authenticator: Authenticator) -> Gateway:
+def build_gateway(settings: Settings, authenticator: Authenticator | None = None) -> Gateway:
     """
     Put a gateway together. Connects to nothing yet.
 
     Args:
         settings: The sections ``broker``, ``gateway`` and ``telemetry``.
-        authenticator: Tells who calls.
+        authenticator: Tells who calls; without one nobody is let in.
     """
     # Here, so that whoever runs a worker needs none of what serves HTTP.
     from configcache_worker.gateway import openapi
     from configcache_worker.gateway.asgi import GatewayApplication
+    from configcache_worker.gateway.authentication import Closed
     from configcache_worker.gateway.endpoint import ClearConfigurationCacheCall
     from configcache_worker.gateway.gateway import Gateway
     from configcache_worker.gateway.server import GatewayServer
@@ -327,7 +328,7 @@ def build_gateway(settings: Settings, authenticator: Authenticator) -> Gateway:
         max_in_flight=gateway.max_concurrency,
     )
     application = GatewayApplication(
-        call=ClearConfigurationCacheCall(authenticator=authenticator, publisher=publisher),
+        call=ClearConfigurationCacheCall(authenticator=authenticator or Closed(), publisher=publisher),
         openapi=openapi.document(root_path=gateway.root_path, security_schemes={}, security=[]),
         answered=lambda status, duration_s: None,
         root_path=gateway.root_path,

@@ -441,3 +441,83 @@ def test_proxies_that_would_match_nobody_are_refused(proxies):
     (problem,) = gateway_problems(forwarded_allow_ips=proxies)
 
     assert "must be IP addresses or networks" in problem
+
+
+JWT = {"jwt__issuer": "https://id.example", "jwt__audience": "configcache", "jwt__jwks": "jwks.json"}
+
+
+def accepted(**values) -> list[str]:
+    environ = {f"CONFIGCACHE_GATEWAY__{name.upper()}": value for name, value in values.items()}
+    gateway = load({"gateway"}, environ=environ).gateway
+    return [scheme for scheme in ("bearer", "basic", "ticket", "session") if gateway.accepts(scheme)]
+
+
+def test_who_may_call_follows_from_the_installation():
+    assert accepted() == ["basic", "ticket", "session"]
+    assert accepted(installation="Online", **JWT) == ["bearer", "ticket", "session"]
+
+
+def test_each_scheme_has_a_switch():
+    assert accepted(basic="off", bearer="on", **JWT) == ["bearer", "ticket", "session"]
+    assert accepted(installation="online", bearer="false", session="OFF") == ["ticket"]
+
+
+def test_a_switch_in_the_file_may_be_a_boolean(directory):
+    (directory / "configcache.toml").write_text("[gateway]\nsession = false\nticket = true\n")
+
+    gateway = load({"gateway"}, environ={}, directory=directory).gateway
+
+    assert (gateway.session, gateway.ticket) == ("off", "on")
+
+
+def test_passwords_are_not_accepted_online():
+    (problem,) = gateway_problems(installation="online", basic="on", **JWT)
+
+    assert problem == "gateway must not have basic on while installation is online: passwords are for onsite"
+
+
+def test_a_gateway_that_would_refuse_everybody_does_not_start():
+    assert gateway_problems(basic="off", ticket="off", session="off") == [
+        "gateway must accept something: bearer, basic, ticket and session are all off"
+    ]
+
+
+@pytest.mark.parametrize("given", [{"installation": "online"}, {"bearer": "on"}])
+@pytest.mark.parametrize("missing", ["issuer", "audience", "jwks"])
+def test_tokens_cannot_be_judged_without_all_that_it_takes(given, missing):
+    jwt = {name: value for name, value in JWT.items() if not name.endswith(missing)}
+
+    (problem,) = gateway_problems(**given, **jwt)
+
+    assert problem.startswith(f"gateway must have jwt.{missing}, or bearer off")
+
+
+@pytest.mark.parametrize(
+    "place", ["jwks.json", "/run/secrets/jwks", "https://id.example/jwks", "http://127.0.0.1:8080/jwks"]
+)
+def test_keys_are_in_a_file_or_come_by_a_way_that_nobody_can_change(place):
+    assert accepted(bearer="on", **JWT | {"jwt__jwks": place})
+
+
+@pytest.mark.parametrize(
+    "place", ["http://id.example/jwks", "ftp://id.example/jwks", "https://", "http://localhost.example/"]
+)
+def test_keys_that_somebody_on_the_way_could_change_are_refused(place):
+    (problem,) = gateway_problems(**JWT | {"jwt__jwks": place})
+
+    assert "must be a file, or a URL that begins with https://" in problem
+
+
+@pytest.mark.parametrize(
+    ("values", "needs"),
+    [
+        ({}, True),
+        ({"installation": "online", "ticket": "off", "session": "off", **JWT}, False),
+        ({"installation": "online", "ticket": "off", **JWT}, True),
+    ],
+    ids=["onsite", "tokens alone", "tokens and sessions"],
+)
+def test_a_database_is_needed_unless_tokens_alone_are_accepted(values, needs):
+    environ = {f"CONFIGCACHE_GATEWAY__{name.upper()}": value for name, value in values.items()}
+
+    assert load({"gateway"}, environ=environ).gateway.needs_database is needs

@@ -8,9 +8,10 @@ anything, :mod:`~configcache_worker.settings.sources` does.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -67,8 +68,21 @@ def _proxies(value: str) -> str:
     return value
 
 
+def _key_set(value: str) -> str:
+    if "://" in value and not re.match(r"https://\w|http://(localhost|127\.0\.0\.1|\[::1\])[:/]", value):
+        raise ValueError(
+            "must be a file, or a URL that begins with https:// (or http://, on this host alone)"
+        )
+    return value
+
+
 def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
+
+
+def _switch(value: object) -> object:
+    word = str(value).lower() if isinstance(value, bool) else _lower(value)
+    return {"true": "on", "false": "off"}.get(word, word) if isinstance(word, str) else word
 
 
 def _overrides(value: object) -> object:
@@ -246,9 +260,94 @@ class RelaySettings(Section):
     longest_retry_s: Seconds = Field(10, description="Longest wait between two attempts, in seconds.")
 
 
-class GatewaySettings(Section):
-    """How `configcache gateway` serves HTTP."""
+Installation = Literal["onsite", "online"]
+CallerScheme = Literal["bearer", "basic", "ticket", "session"]
+Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)]
 
+_SCHEMES: Final[Mapping[Installation, tuple[CallerScheme, ...]]] = {
+    "onsite": ("basic", "ticket", "session"),
+    "online": ("bearer", "ticket", "session"),
+}
+"""What is accepted where, unless a switch says otherwise."""
+
+
+class JwtSettings(Section):
+    """How the gateway judges a JWT, and what it takes from it."""
+
+    issuer: str = Field(
+        "", description="The `iss` that a token must have, to the letter. Needed with Bearer."
+    )
+    audience: str = Field(
+        "", description="What must be in a token's `aud`: the name of this gateway. Needed with Bearer."
+    )
+    jwks: Annotated[str, AfterValidator(_key_set)] = Field(
+        "",
+        description="The issuer's public keys, a JSON Web Key Set: a file, or a URL that begins with https://. "
+        "Needed with Bearer.",
+    )
+    leeway_s: float = Field(
+        30,
+        ge=0,
+        le=600,
+        allow_inf_nan=False,
+        description="How far the issuer's clock may be from this one, in seconds.",
+    )
+    associate_claim: str = Field(
+        "associate_id",
+        min_length=1,
+        description="The claim that is the associate's id: a number, or its digits. "
+        "A dot leads into a claim that is an object, unless there is one of the whole name.",
+    )
+    right_claim: str = Field(
+        "may_clear_all",
+        min_length=1,
+        description="The claim that tells whether the associate may clear for all.",
+    )
+    right_value: str = Field(
+        "",
+        description="What must be in it: one of a list, or one of the words of a text. Empty: it must be true.",
+    )
+
+
+class GatewaySettings(Section):
+    """How `configcache gateway` serves HTTP, and to whom."""
+
+    installation: Annotated[Installation, BeforeValidator(_lower)] = Field(
+        "onsite",
+        description="Who calls. onsite: Basic, SoTicket and sessions; online: Bearer, SoTicket with SO-AppToken, and sessions.",
+    )
+    bearer: Switch = Field("auto", description="Whether Bearer is accepted. auto: online.")
+    basic: Switch = Field("auto", description="Whether Basic is accepted. auto: onsite. Never on online.")
+    ticket: Switch = Field("auto", description="Whether SoTicket is accepted. auto: it is.")
+    session: Switch = Field("auto", description="Whether sessions are accepted. auto: they are.")
+    session_cookie: str = Field(
+        "ASP.NET_SessionId",
+        min_length=1,
+        description="The cookie that holds a session's id. Its XSRF token is in the cookie XSRF-TOKEN.",
+    )
+    jwt: JwtSettings = Field(default_factory=JwtSettings)
+    credential_ttl_s: float = Field(
+        60,
+        ge=0,
+        le=3_600,
+        allow_inf_nan=False,
+        description="How long a password, ticket or session that was verified is not looked up again, in seconds. "
+        "So long it works after it was revoked. 0: each request is looked up.",
+    )
+    attempts: int = Field(
+        5,
+        ge=1,
+        le=1_000,
+        description="Wrong attempts on one name from one address before the next must wait: a second, then two, "
+        "then four. Refused with 429 meanwhile.",
+    )
+    attempts_of_client: int = Field(
+        100,
+        ge=1,
+        le=1_000_000,
+        description="The same from one address, whatever the names; one of them a second is forgotten.",
+    )
+    longest_wait_s: Seconds = Field(300, description="Longest of these waits, in seconds.")
     host: str = Field("127.0.0.1", min_length=1, description="Address on which the call is served.")
     port: int = Field(
         8080, ge=0, le=65_535, description="Port on which the call is served. 0 takes any free one."
@@ -300,6 +399,30 @@ class GatewaySettings(Section):
         if bool(self.tls_certificate) != bool(self.tls_key):
             raise ValueError("must have both tls_certificate and tls_key, or neither")
         return self
+
+    @model_validator(mode="after")
+    def _schemes_fit(self) -> Self:
+        if self.installation == "online" and self.basic == "on":
+            raise ValueError("must not have basic on while installation is online: passwords are for onsite")
+        if not any(map(self.accepts, get_args(CallerScheme))):
+            raise ValueError("must accept something: bearer, basic, ticket and session are all off")
+        missing = [name for name in ("issuer", "audience", "jwks") if not getattr(self.jwt, name)]
+        if self.accepts("bearer") and missing:
+            names = " and ".join(f"jwt.{name}" for name in missing)
+            raise ValueError(
+                f"must have {names}, or bearer off: Bearer is accepted, and a JWT is judged by them"
+            )
+        return self
+
+    def accepts(self, scheme: CallerScheme) -> bool:
+        """Whether *scheme* is accepted."""
+        switch: str = getattr(self, scheme)
+        return scheme in _SCHEMES[self.installation] if switch == "auto" else switch == "on"
+
+    @property
+    def needs_database(self) -> bool:
+        """Whether callers are looked up: only tokens tell by themselves whose they are."""
+        return any(self.accepts(scheme) for scheme in get_args(CallerScheme) if scheme != "bearer")
 
 
 LogFormat = Literal["auto", "console", "json"]

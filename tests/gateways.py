@@ -35,6 +35,9 @@ ADMINISTRATOR = Associate(id=42, may_clear_all=True)
 ANYBODY = Associate(id=7, may_clear_all=False)
 
 
+NO_SECURITY = ({}, [])
+
+
 class Calls:
     """An authenticator to whom everybody is *caller*."""
 
@@ -45,11 +48,14 @@ class Calls:
         return self.caller
 
 
-def application(publisher, *, authenticator=None, answered=lambda status, duration_s: None, **limits):
+def application(
+    publisher, *, authenticator=None, security=NO_SECURITY, answered=lambda status, duration_s: None, **limits
+):
     """The application, as the gateway has it."""
+    schemes, requirements = security
     return GatewayApplication(
         call=ClearConfigurationCacheCall(authenticator=authenticator or Calls(), publisher=publisher),
-        openapi=document(root_path="", security_schemes={}, security=[]),
+        openapi=document(root_path="", security_schemes=schemes, security=requirements),
         answered=answered,
         **{
             "root_path": "",

@@ -85,8 +85,9 @@ def _operation(security: Sequence[Mapping[str, Sequence[str]]]) -> Document:
             _header_parameter("Accept-Language", "Accepted, and without effect.", {"type": "string"}),
             _header_parameter(
                 "X-Request-ID",
-                "The client's own id of the request. If it is not like this, the gateway gives another.",
-                {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$"},
+                "The client's own id of the request: 1 to 64 letters, digits and `._:-`. In the place of any other the"
+                " gateway gives one.",
+                {"type": "string"},
             ),
             _header_parameter(
                 "traceparent", "W3C Trace Context, passed on with the message.", {"type": "string"}

@@ -22,6 +22,9 @@ from configcache.topology import COMMAND_EXCHANGE, COMMAND_ROUTING_KEY
 PLAIN_PROPERTIES = b"\x10\x00\x02"
 """Persistent, and nothing else."""
 
+BASE_BYTES = 90_000_000
+"""What a worker has in memory besides what it holds for the dead letters, generously."""
+
 _FRAME_MAX = 131_072
 _UNCONFIRMED = 20_000
 _WRITE_BYTES = 262_144
@@ -139,3 +142,9 @@ def encode(body: bytes, properties: bytes = PLAIN_PROPERTIES) -> bytes:
         piece = body[start : start + _FRAME_MAX - 8]
         pieces += [_FRAME.pack(3, 1, len(piece)), piece, b"\xce"]
     return b"".join(pieces)
+
+
+def flood(url: str, messages: Iterable[tuple[bytes, bytes]]) -> None:
+    """Publish *messages*, pairs of body and properties, over a line of their own."""
+    with Flood(url) as line:
+        line.publish(messages)

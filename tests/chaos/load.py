@@ -44,6 +44,11 @@ def poison(number: int) -> bytes:
     return json.dumps({"Poison": number}).encode()
 
 
+async def ready(worker: WorkerProcess) -> None:
+    """Wait until *worker* says that it is ready."""
+    await eventually(partial(asyncio.to_thread, worker.is_ready), timeout_s=30)
+
+
 async def delete_queue(url: str, queue: str) -> None:
     """Delete *queue*, with what is in it."""
     connection = await connect(url, name="tests", timeout_s=10, heartbeat_s=10)

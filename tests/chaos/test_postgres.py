@@ -9,17 +9,13 @@ import pytest
 from configcache_worker.local.postgres import PostgreSQL
 from configcache_worker.postgres.migrations import migrate
 from configcache_worker.settings import BrokerSettings, DatabaseSettings, Settings
-from tests.chaos.load import Load
+from tests.chaos.load import Load, ready
 from tests.conftest import available
 from tests.locks import locked_row, someone_waits_for_a_lock
 from tests.proxy import Proxy
 from tests.waiting import eventually
 
 OF_THE_WORKER = "FROM pg_stat_activity WHERE application_name = 'configcache worker'"
-
-
-async def ready(worker):
-    await eventually(lambda: asyncio.to_thread(worker.is_ready), timeout_s=30)
 
 
 def paused(worker, words=""):

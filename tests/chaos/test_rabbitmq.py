@@ -10,15 +10,11 @@ import pytest
 from configcache.topology import COMMAND_QUEUE, DEAD_LETTER_QUEUE
 from configcache_worker.local.rabbitmq import RabbitMQ
 from configcache_worker.settings import BrokerSettings, Settings
-from tests.chaos.load import Load, delete_queue
+from tests.chaos.load import Load, delete_queue, ready
 from tests.conftest import available
 from tests.locks import locked_row, someone_waits_for_a_lock
 from tests.proxy import Proxy
 from tests.waiting import eventually
-
-
-async def ready(worker):
-    await eventually(lambda: asyncio.to_thread(worker.is_ready), timeout_s=30)
 
 
 def count(worker, event):

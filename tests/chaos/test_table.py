@@ -11,7 +11,7 @@ from yarl import URL
 
 from configcache import ClearConfigurationCache
 from configcache.wire import encode
-from tests.chaos.load import APPLICATION, INSTANCE, command
+from tests.chaos.load import APPLICATION, INSTANCE, command, ready
 from tests.locks import locked_row, someone_waits_for_a_lock
 from tests.waiting import eventually
 
@@ -28,10 +28,6 @@ CREATE FUNCTION dawdle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg
 CREATE TRIGGER dawdle BEFORE DELETE ON configuration_cache FOR EACH ROW
     WHEN (OLD.instance = 'Big' AND OLD.associate_id <= 20) EXECUTE FUNCTION dawdle();
 """
-
-
-async def ready(worker):
-    await eventually(lambda: asyncio.to_thread(worker.is_ready), timeout_s=30)
 
 
 def said(worker, event, words=""):

@@ -15,17 +15,13 @@ from configcache_worker.local.rabbitmq import RabbitMQ
 from configcache_worker.postgres.migrations import migrate
 from configcache_worker.rabbitmq.deliveries import Deliveries
 from configcache_worker.settings import BrokerSettings, DatabaseSettings, Settings
-from tests.chaos.load import Load
+from tests.chaos.load import Load, ready
 from tests.chaos.sabotage import PARTS
 from tests.proxy import Proxy
 from tests.waiting import eventually
 
 HERE = Path(__file__).parent
 SLOW = {"CONFIGCACHE_WORKER__BATCH": "5", "CONFIGCACHE_WORKER__PREFETCH": "100"}
-
-
-async def ready(worker):
-    await eventually(lambda: asyncio.to_thread(worker.is_ready), timeout_s=30)
 
 
 @pytest.mark.in_suite

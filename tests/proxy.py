@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import struct
 
 from yarl import URL
@@ -15,14 +16,15 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER of no seconds: close() se
 
 class Proxy:
     """
-    Passes bytes between clients and the server of *url*. An async context manager.
+    Passes bytes between clients and the server of *url*; with *tls*, clients encrypt theirs. An async context manager.
 
     Every fault is for all its connections. Those that come later are not cut or forgotten, but slowed and frozen like
     the others.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, tls: ssl.SSLContext | None = None) -> None:
         self._target = URL(url)
+        self._tls = tls
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._passes: int | None = None
@@ -43,7 +45,7 @@ class Proxy:
         """Connections reset at once so far."""
 
     async def __aenter__(self) -> Proxy:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -57,7 +59,8 @@ class Proxy:
     @property
     def url(self) -> str:
         """The server's URL, by way of this line."""
-        return str(self._target.with_host("127.0.0.1").with_port(self.port))
+        here = self._target.with_host("127.0.0.1").with_port(self.port)
+        return str(here.with_scheme("amqps") if self._tls else here)
 
     def freeze(self) -> None:
         """Pass nothing on, and close nothing: what a dead network does."""

@@ -38,7 +38,6 @@ __all__ = [
     "DRIVER_LOGGERS",
     "BrokerUnavailable",
     "RetryPolicy",
-    "Silence",
     "SupervisedSession",
     "Supervisor",
     "addresses",
@@ -184,33 +183,6 @@ async def is_blocked(connection: AbstractConnection) -> bool:
     except TimeoutError:
         return True
     return False
-
-
-class Silence:
-    """
-    For how long a channel has confirmed none of the publishes it was asked to.
-
-    A connection may live, heartbeats and all, while its channel never confirms again: the node that led the queue was
-    killed, and RabbitMQ refuses (nack) or forgets whatever comes on this channel, although the queue has a new leader;
-    or a firewall has forgotten the line. Only a new connection helps then.
-    """
-
-    def __init__(self) -> None:
-        self._since_s: float | None = None
-
-    def asked(self) -> None:
-        """Note that something was asked."""
-        if self._since_s is None:
-            self._since_s = asyncio.get_running_loop().time()
-
-    def broken(self) -> None:
-        """Note that something was confirmed."""
-        self._since_s = None
-
-    @property
-    def lasted_s(self) -> float:
-        """Seconds since the first question after which nothing was confirmed; 0 if there is none."""
-        return 0.0 if self._since_s is None else asyncio.get_running_loop().time() - self._since_s
 
 
 @contextlib.contextmanager

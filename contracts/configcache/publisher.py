@@ -11,40 +11,20 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Iterable
+from collections.abc import Iterable
 from operator import length_hint
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from aio_pika import DeliveryMode, Message
-from aio_pika.exceptions import (
-    CONNECTION_EXCEPTIONS,
-    ChannelInvalidStateError,
-    ChannelNotFoundEntity,
-    DeliveryError,
-)
-from aio_pika.exceptions import PublishError as ReturnedByBroker
-from aiormq.exceptions import ChannelAccessRefused
-
 from configcache import trace, wire
-from configcache.connection import (
-    Silence,
-    Supervisor,
-    addresses,
-    broker_errors,
-    cancellation_requested,
-    close_connection,
-    connect,
-    describe,
-    is_blocked,
-)
+from configcache.confirms import PublishingSession
+from configcache.connection import Supervisor, addresses
 from configcache.errors import BrokerUnavailable, NotAllPublished, PublishError, Refused, Unroutable
+from configcache.properties import CommandProperties
 from configcache.retry import Retries, RetryPolicy
 from configcache.topology import COMMAND_EXCHANGE, COMMAND_ROUTING_KEY
 
 if TYPE_CHECKING:
-    from aio_pika.abc import AbstractChannel, AbstractConnection, AbstractExchange
-
     from configcache.command import ClearConfigurationCache
 
 __all__ = [
@@ -106,6 +86,7 @@ class Publisher:
         self._url = url
         self._timeout_s = timeout_s
         self._app_id = app_id
+        self._properties = CommandProperties(app_id)
         self._retries = retries
         self._max_in_flight = max_in_flight
         self._turns = asyncio.Semaphore(max_in_flight)
@@ -245,24 +226,21 @@ class Publisher:
     async def _publish_until_confirmed(self, body: bytes, context: dict[str, str]) -> None:
         session = await self._supervisor.session()
         while True:
+            # Unique for every publish: returned messages are told apart by nothing else.
+            message_id = uuid.uuid4().hex
+            properties = self._properties.encode(
+                message_id=message_id, published_at_ms=time.time_ns() // 1_000_000, trace=context
+            )
             try:
-                await session.publish(self._message(body, context))
+                return await session.publish(
+                    body,
+                    properties,
+                    message_id=message_id,
+                    exchange=COMMAND_EXCHANGE,
+                    routing_key=COMMAND_ROUTING_KEY,
+                )
             except BrokerUnavailable:
                 session = await self._supervisor.session(after=session)
-            else:
-                return
-
-    def _message(self, body: bytes, context: dict[str, str]) -> Message:
-        return Message(
-            body,
-            content_type=wire.COMMAND_PROPERTIES.content_type,
-            type=wire.COMMAND_PROPERTIES.type,
-            # Unique for every publish: the driver tells returned messages apart by nothing else.
-            message_id=uuid.uuid4().hex,
-            delivery_mode=DeliveryMode.PERSISTENT,
-            app_id=self._app_id,
-            headers={"published-at": time.time_ns() // 1_000_000, **context},
-        )
 
     def _out_of_time(self) -> PublishError:
         """Tell why no answer came: that there is no connection and why, or that the broker is silent."""
@@ -279,20 +257,14 @@ class Publisher:
         kind = Refused if isinstance(failure, Refused) else BrokerUnavailable
         return kind(f"no connection within {self._timeout_s:g} s; the last attempt: {failure}")
 
-    async def _open_session(self) -> _Session:
-        connection = await connect(
+    async def _open_session(self) -> PublishingSession:
+        return await PublishingSession.open(
             self._url,
             name=self._app_id or "configcache publisher",
             timeout_s=self._timeout_s / self._hosts,  # a silent one leaves time for the others
             heartbeat_s=_HEARTBEAT_S,
+            refusing_s=self._refusing_s,
         )
-        try:
-            with broker_errors("cannot open a channel"):
-                async with asyncio.timeout(self._timeout_s):
-                    return await _Session.open(connection, refusing_s=self._refusing_s)
-        except BaseException:
-            await close_connection(connection)
-            raise
 
     def _note_failure(self, attempt: int, delay_s: float, cause: BaseException) -> None:
         self._last_failure = cause
@@ -307,89 +279,3 @@ class _Batch:
         self.count = 0
         self.failed: list[tuple[ClearConfigurationCache, PublishError]] = []
         self.given_up: BrokerUnavailable | None = None
-
-
-class _Session:
-    """One connection with one channel in confirm mode."""
-
-    def __init__(
-        self,
-        connection: AbstractConnection,
-        channel: AbstractChannel,
-        exchange: AbstractExchange,
-        *,
-        refusing_s: float,
-    ) -> None:
-        self._connection = connection
-        self._exchange = exchange
-        self._refusing_s = refusing_s
-        self._ended: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
-        self._silence = Silence()
-        channel.close_callbacks.add(self._note_end)
-        connection.close_callbacks.add(self._note_end)
-
-    @classmethod
-    async def open(cls, connection: AbstractConnection, *, refusing_s: float) -> Self:
-        # Without on_return_raises an unroutable publish would look like success.
-        channel = connection.channel(publisher_confirms=True, on_return_raises=True)
-        await channel.initialize()
-        exchange = await channel.get_exchange(COMMAND_EXCHANGE, ensure=False)
-        return cls(connection, channel, exchange, refusing_s=refusing_s)
-
-    async def publish(self, message: Message) -> None:
-        self._silence.asked()
-        try:
-            await self._exchange.publish(message, COMMAND_ROUTING_KEY, mandatory=True)
-            self._silence.broken()
-        except (ChannelInvalidStateError, asyncio.CancelledError) as error:
-            if isinstance(error, asyncio.CancelledError) and cancellation_requested():
-                raise
-            # The channel is closing, and the reason is told elsewhere.
-            raise _translated(await self._end()) from error
-        except CONNECTION_EXCEPTIONS as error:
-            if _is_nack(error) and self._silence.lasted_s > self._refusing_s:
-                # Not the nack itself: whoever else waits for a confirm was not refused, and is to try again.
-                failure = BrokerUnavailable("the channel has long confirmed nothing, and refuses")
-                self._note_end(self, failure)
-                raise failure from error
-            raise _translated(error) from error
-
-    async def end_if_mute(self, after_s: float) -> None:
-        """End the session if it has confirmed nothing for *after_s*, and no alarm is the reason: the next may do better."""
-        if self._silence.lasted_s >= after_s and not await is_blocked(self._connection):
-            self._note_end(self, TimeoutError())
-
-    async def wait_ended(self) -> str:
-        raise _translated(await self._end())
-
-    async def close(self) -> None:
-        await close_connection(self._connection)
-
-    def _end(self) -> Awaitable[BaseException | None]:
-        """What ended the session, once something has. Shielded, since many may wait and each may be cancelled."""
-        return asyncio.shield(self._ended)
-
-    def _note_end(self, _: object, cause: BaseException | None) -> None:
-        if not self._ended.done():
-            self._ended.set_result(cause)
-
-
-def _is_nack(error: BaseException) -> bool:
-    return isinstance(error, DeliveryError) and not isinstance(error, ReturnedByBroker)
-
-
-def _translated(error: BaseException | None) -> PublishError:
-    """Turn the driver's error into ours, with what to do about it."""
-    match error:
-        case ReturnedByBroker():
-            return Unroutable(f"no queue is bound to exchange {COMMAND_EXCHANGE!r}; {_SET_UP}")
-        case DeliveryError():
-            return Refused("the broker refused the command (nack): its queue is full or has no leader")
-        case ChannelNotFoundEntity():
-            return Refused(f"{describe(error)}; {_SET_UP}")
-        case ChannelAccessRefused():
-            return Refused(f"{describe(error)}; the user needs write permission on {COMMAND_EXCHANGE!r}")
-    return BrokerUnavailable(f"the connection was lost: {describe(error)}")
-
-
-_SET_UP: Final = "run `configcache topology` once to create what is missing"

@@ -39,9 +39,9 @@ class Failure(enum.Enum):
     NO_PERMISSION = _Answer(
         Refused,
         "ACCESS_REFUSED - access to exchange 'configuration' in vhost '/' refused for user 'user'; "
-        "the user needs write permission on 'configuration'",
+        "the user needs write permission on that exchange",
     )
-    QUEUE_FULL = _Answer(Refused, "the broker refused the command (nack): its queue is full or has no leader")
+    QUEUE_FULL = _Answer(Refused, "the broker refused the message (nack): its queue is full or has no leader")
     UNREACHABLE = _Answer(
         BrokerUnavailable,
         "no connection within 5 s; the last attempt: cannot connect to the broker at 127.0.0.1:5672: connection refused",

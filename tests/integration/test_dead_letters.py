@@ -137,7 +137,7 @@ async def test_a_letter_without_a_queue_to_go_to_is_unavailable(dead_letters, ch
 
     assert outcomes == [Burial.UNAVAILABLE] * 2
     assert [(entry["event"], entry["count"]) for entry in logs] == [("letters.unavailable", 2)]
-    assert "not routed" in logs[0]["error"]
+    assert "no queue is bound" in logs[0]["error"]
     assert "secret" not in str(logs)
 
 

@@ -148,9 +148,10 @@ class SilentOnce:
     def __init__(self, silent):
         self.silent, self.published = silent, []
 
-    async def publish(self, news):
-        self.published.append(news.instance)
-        if news.instance == self.silent:
+    async def publish(self, body, properties, **address):
+        instance = json.loads(body)["Instance"]
+        self.published.append(instance)
+        if instance == self.silent:
             self.silent = None
             await asyncio.Event().wait()
 

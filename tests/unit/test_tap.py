@@ -15,12 +15,13 @@ from pamqp.frame import marshal, unmarshal
 from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 
+from configcache.stream import HEARTBEAT_INTERVAL_S
 from configcache.wire import Properties, Reason
 from configcache_worker.core.ports import Delivery, Settlement
 from configcache_worker.rabbitmq.deliveries import encode_settlement
 from configcache_worker.rabbitmq.frames import LONGEST_BODY_BYTES, DeliveryCutter, ProtocolError
 from configcache_worker.rabbitmq.reading import Envelope
-from configcache_worker.rabbitmq.tap import HEARTBEAT_INTERVAL_S, DeliveryTap
+from configcache_worker.rabbitmq.tap import DeliveryTap
 
 CHANNEL = 1
 CONSUMER = "worker"

@@ -19,20 +19,10 @@ from typing import Final, NamedTuple
 
 import structlog
 from aio_pika.abc import AbstractConnection
-from aiormq.abc import AbstractChannel
-from aiormq.exceptions import PublishError
-from pamqp.commands import Basic
 
-from configcache.connection import (
-    BrokerUnavailable,
-    RetryPolicy,
-    Silence,
-    Supervisor,
-    broker_errors,
-    close_connection,
-    connect,
-    is_blocked,
-)
+from configcache.confirms import PublishingSession
+from configcache.connection import RetryPolicy, Supervisor
+from configcache.errors import BrokerUnavailable, PublishError, Unroutable
 from configcache.topology import DEAD_LETTER_EXCHANGE, DEAD_LETTER_ROUTING_KEY
 from configcache_worker.core.ports import Burial, Letter
 from configcache_worker.rabbitmq.properties import LAYOUT, MalformedTable, fields, split
@@ -162,78 +152,12 @@ def _text_header(name: str, text: bytes) -> bytes:
     return _short_string(name.encode()) + b"S" + _LENGTH.pack(len(text)) + text
 
 
-class _EncodedProperties(Basic.Properties):
-    """
-    Properties that are bytes already. The library reads the message id, by which it knows returned messages.
-    """
-
-    def __init__(self, message_id: str, encoded: bytes) -> None:
-        super().__init__(message_id=message_id)
-        self._encoded = encoded
-
-    def marshal(self) -> bytes:
-        return self._encoded
-
-
 class _Copy(NamedTuple):
     """What is published for a letter."""
 
     body: bytes
-    properties: _EncodedProperties
-
-
-class _Session:
-    """One connection with one publishing channel. The end of either has ended both."""
-
-    def __init__(self, connection: AbstractConnection, channel: AbstractChannel) -> None:
-        self._connection = connection
-        self._channel = channel
-        self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._silence = Silence()
-        channel.closing.add_done_callback(lambda _: self._end("the dead letters' channel was closed"))
-        channel.connection.closing.add_done_callback(
-            lambda _: self._end("the dead letters' connection was closed")
-        )
-
-    async def publish(self, copy: _Copy) -> None:
-        """
-        Publish *copy* and wait for the confirm.
-
-        Raises:
-            BrokerUnavailable: It is not known to be in a queue.
-        """
-        self._silence.asked()
-        with broker_errors("a dead letter was not confirmed"):
-            try:
-                await self._channel.basic_publish(
-                    copy.body,
-                    exchange=DEAD_LETTER_EXCHANGE,
-                    routing_key=DEAD_LETTER_ROUTING_KEY,
-                    properties=copy.properties,
-                    mandatory=True,
-                )
-                self._silence.broken()
-            except PublishError as error:  # whose own text contains the message
-                self._end("no queue is bound for dead letters")  # the next session sees to it
-                raise BrokerUnavailable("a dead letter was not routed: no queue is bound") from error
-
-    async def end_if_mute(self, after_s: float) -> None:
-        """
-        End the session if it has confirmed nothing for *after_s*, and no alarm is the reason: the next may do
-        better.
-        """
-        if self._silence.lasted_s >= after_s and not await is_blocked(self._connection):
-            self._end("the dead letters' channel has long confirmed nothing")
-
-    async def wait_ended(self) -> str:
-        return await asyncio.shield(self._ended)
-
-    async def close(self) -> None:
-        await close_connection(self._connection)
-
-    def _end(self, reason: str) -> None:
-        if not self._ended.done():
-            self._ended.set_result(reason)
+    properties: bytes
+    message_id: str
 
 
 class RabbitDeadLetters:
@@ -272,7 +196,7 @@ class RabbitDeadLetters:
         self._in_flight = asyncio.Semaphore(in_flight)
         self._prepare = prepare
         self._clock = clock
-        self._sessions = Supervisor(
+        self._sessions = Supervisor[PublishingSession](
             name="dead letters", open=self._open_session, policy=policy, on_failure=self._note_failure
         )
         self._running: asyncio.Task[None] | None = None
@@ -290,7 +214,7 @@ class RabbitDeadLetters:
             encoded = encode_letter(letter, message_id=message_id, now_ms=int(self._clock() * 1000))
             if encoded is not None:
                 outcomes[number] = Burial.UNAVAILABLE
-                copies[number] = _Copy(letter.delivery.body, _EncodedProperties(message_id, encoded))
+                copies[number] = _Copy(letter.delivery.body, encoded, message_id)
         if copies:
             await self._publish(copies, outcomes)
         return outcomes
@@ -329,13 +253,26 @@ class RabbitDeadLetters:
             )
 
     async def _publish_one(
-        self, session: _Session, outcomes: list[Burial], troubles: list[str], number: int, copy: _Copy
+        self,
+        session: PublishingSession,
+        outcomes: list[Burial],
+        troubles: list[str],
+        number: int,
+        copy: _Copy,
     ) -> None:
         try:
             async with self._in_flight:
-                await session.publish(copy)
-        except BrokerUnavailable as error:
-            troubles.append(str(error))
+                await session.publish(
+                    copy.body,
+                    copy.properties,
+                    message_id=copy.message_id,
+                    exchange=DEAD_LETTER_EXCHANGE,
+                    routing_key=DEAD_LETTER_ROUTING_KEY,
+                )
+        except PublishError as error:
+            troubles.append(f"a dead letter was not confirmed: {error}")
+            if isinstance(error, Unroutable):
+                session.end(error)  # the next one sees to the queue
         else:
             outcomes[number] = Burial.CONFIRMED
 
@@ -344,22 +281,14 @@ class RabbitDeadLetters:
             return str(self._last_failure)
         return f"no confirm within {self._confirm_timeout_s:g} s"
 
-    async def _open_session(self) -> _Session:
-        connection = await connect(
+    async def _open_session(self) -> PublishingSession:
+        return await PublishingSession.open(
             self._url,
             name="configcache worker dead letters",
             timeout_s=self._connect_timeout_s,
             heartbeat_s=self._heartbeat_s,
+            prepare=self._prepare,
         )
-        try:
-            if self._prepare is not None:
-                await self._prepare(connection)
-            with broker_errors("cannot open a channel"):
-                channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-                return _Session(connection, await channel.get_underlay_channel())
-        except BaseException:
-            await close_connection(connection)
-            raise
 
     def _note_failure(self, attempt: int, delay_s: float, cause: BaseException) -> None:
         self._last_failure = cause

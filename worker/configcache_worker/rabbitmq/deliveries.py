@@ -18,9 +18,10 @@ from aio_pika.abc import AbstractConnection
 from aiormq.abc import AbstractChannel, DeliveredMessage
 
 from configcache.connection import BrokerUnavailable, broker_errors, connect
+from configcache.stream import StreamFactory
 from configcache.topology import COMMAND_QUEUE
 from configcache_worker.core.ports import Delivery, Settlement
-from configcache_worker.rabbitmq.tap import DeliveryTap, TapTransportFactory
+from configcache_worker.rabbitmq.tap import DeliveryTap
 
 CLOSE_TIMEOUT_S: Final = 3.0
 """How long the broker may take to say goodbye before the connection is dropped."""
@@ -214,21 +215,21 @@ class Deliveries:
             BrokerUnavailable: Any of the three failed at the broker or on the way to it.
             Exception: Whatever *prepare* raises.
         """
-        factory = TapTransportFactory()
+        taps = StreamFactory(DeliveryTap)
         connection = await connect(
             self._url,
             name=self._name,
             timeout_s=self._timeout_s,
             heartbeat_s=self._heartbeat_s,
-            transport_factory=factory,
+            transport_factory=taps,
         )
         try:
             if self._prepare is not None:
                 await self._prepare(connection)
-            session = await self._session_on(connection, factory.tap)
+            session = await self._session_on(connection, taps.stream)
             await session.consume(self._queue)
         except BaseException:
-            await close_tapped(connection, factory.tap)
+            await close_tapped(connection, taps.stream)
             raise
         return session
 

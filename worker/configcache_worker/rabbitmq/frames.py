@@ -14,18 +14,17 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from configcache_worker.core.ports import Delivery
-from configcache_worker.rabbitmq.amqp import (
+from configcache.frames import (
     FRAME_BODY,
     FRAME_END,
     FRAME_HEADER,
     FRAME_HEARTBEAT,
     FRAME_METHOD,
     FRAME_PREFIX,
-    LONGEST_BODY_BYTES,
 )
+from configcache_worker.core.ports import Delivery
 from configcache_worker.rabbitmq.properties import MalformedTable
-from configcache_worker.rabbitmq.reading import Envelope, read
+from configcache_worker.rabbitmq.reading import LONGEST_BODY_BYTES, Envelope, read
 from configcache_worker.rabbitmq.shapes import Shape
 
 LONGEST_FRAME_BYTES = 1 << 20

@@ -16,24 +16,19 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import structlog
-from aio_pika import DeliveryMode, Message
+from aio_pika import DeliveryMode
+from pamqp.commands import Basic
 
-from configcache.connection import (
-    Silence,
-    Supervisor,
-    broker_errors,
-    close_connection,
-    connect,
-    is_blocked,
-)
-from configcache.errors import BrokerUnavailable
+from configcache.confirms import PublishingSession
+from configcache.connection import Supervisor
+from configcache.errors import BrokerUnavailable, PublishError
 from configcache.events import EVENT_TYPE, MOST_ASSOCIATES, ConfigurationCacheCleared
 from configcache.retry import RetryPolicy
 from configcache.topology import EVENT_EXCHANGE
 from configcache_worker.core.ports import News
 
 if TYPE_CHECKING:
-    from aio_pika.abc import AbstractConnection, AbstractExchange
+    from aio_pika.abc import AbstractConnection
 
 log = structlog.stdlib.get_logger()
 
@@ -84,7 +79,7 @@ class RabbitAnnouncer:
         self._came = asyncio.Event()
         self._all_told = asyncio.Event()
         self._all_told.set()
-        self._sessions = Supervisor(
+        self._sessions = Supervisor[PublishingSession](
             name="news", open=self._open_session, policy=policy, on_failure=self._tell_failure
         )
 
@@ -163,14 +158,16 @@ class RabbitAnnouncer:
             self._came.clear()
         return portion
 
-    async def _tell(self, portion: dict[tuple[str, str], News], session: _Session) -> BaseException | None:
+    async def _tell(
+        self, portion: dict[tuple[str, str], News], session: PublishingSession
+    ) -> BaseException | None:
         """Publish *portion*, and take out of it what was confirmed. Returns what happened to the rest, if there is one."""
         troubles: list[BaseException] = []
 
         async def tell_one(key: tuple[str, str]) -> None:
             try:
-                await session.publish(portion[key])
-            except BrokerUnavailable as error:
+                await _publish(event_of(portion[key]), session)
+            except PublishError as error:
                 troubles.append(error)
             else:
                 del portion[key]
@@ -193,21 +190,14 @@ class RabbitAnnouncer:
         if self._waiting:
             self._came.set()
 
-    async def _open_session(self) -> _Session:
-        connection = await connect(
+    async def _open_session(self) -> PublishingSession:
+        return await PublishingSession.open(
             self._url,
             name="configcache worker news",
             timeout_s=self._connect_timeout_s,
             heartbeat_s=self._heartbeat_s,
+            prepare=self._prepare,
         )
-        try:
-            if self._prepare is not None:
-                await self._prepare(connection)
-            with broker_errors("cannot open a channel"):
-                return await _Session.open(connection)
-        except BaseException:
-            await close_connection(connection)
-            raise
 
     def _tell_failure(self, attempt: int, delay_s: float, cause: BaseException) -> None:
         log.warning(
@@ -248,59 +238,21 @@ def event_of(news: News) -> ConfigurationCacheCleared:
     )
 
 
-class _Session:
-    """One connection with one publishing channel. The end of either has ended both."""
-
-    def __init__(self, connection: AbstractConnection, exchange: AbstractExchange) -> None:
-        self._connection = connection
-        self._exchange = exchange
-        self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._silence = Silence()
-        connection.close_callbacks.add(lambda *_: self.end("the connection of the news was closed"))
-
-    @classmethod
-    async def open(cls, connection: AbstractConnection) -> _Session:
-        channel = connection.channel(publisher_confirms=True)
-        await channel.initialize()
-        session = cls(connection, await channel.get_exchange(EVENT_EXCHANGE, ensure=False))
-        channel.close_callbacks.add(
-            lambda _, cause: session.end(f"the channel of the news was closed: {cause}")
-        )
-        return session
-
-    async def publish(self, news: News) -> None:
-        """
-        Publish *news* and wait for the confirm. Whether anybody listens doesn't matter.
-
-        Raises:
-            BrokerUnavailable: The broker may not have it.
-        """
-        event = event_of(news)
-        message = Message(
-            event.encode(),
-            content_type="application/json",
-            type=EVENT_TYPE,
-            message_id=uuid.uuid4().hex,
-            delivery_mode=DeliveryMode.NOT_PERSISTENT,
-            headers={"published-at": time.time_ns() // 1_000_000},
-        )
-        self._silence.asked()
-        with broker_errors("news was not confirmed"):
-            await self._exchange.publish(message, event.routing_key, mandatory=False)
-            self._silence.broken()
-
-    async def wait_ended(self) -> str:
-        return await asyncio.shield(self._ended)
-
-    async def close(self) -> None:
-        await close_connection(self._connection)
-
-    async def end_if_mute(self, after_s: float) -> None:
-        """End the session if it has confirmed nothing for *after_s*, and no alarm is the reason: the next may do better."""
-        if self._silence.lasted_s >= after_s and not await is_blocked(self._connection):
-            self.end("the channel of the news has long confirmed nothing")
-
-    def end(self, reason: str) -> None:
-        """End the session. Safe to repeat."""
-        if not self._ended.done():
-            self._ended.set_result(reason)
+async def _publish(event: ConfigurationCacheCleared, session: PublishingSession) -> None:
+    """Publish *event* and wait for the confirm. Whether anybody listens doesn't matter."""
+    message_id = uuid.uuid4().hex
+    properties = Basic.Properties(
+        content_type="application/json",
+        headers={"published-at": time.time_ns() // 1_000_000},
+        delivery_mode=DeliveryMode.NOT_PERSISTENT,
+        message_id=message_id,
+        message_type=EVENT_TYPE,
+    )
+    await session.publish(
+        event.encode(),
+        properties.marshal(),
+        message_id=message_id,
+        exchange=EVENT_EXCHANGE,
+        routing_key=event.routing_key,
+        mandatory=False,
+    )

@@ -13,6 +13,9 @@ from configcache_worker.rabbitmq.properties import UnreadableProperties, deliver
 SOLO_DELIVERY_COUNT: Final = 10
 """A message returned so often may be what kills its worker, and is kept away from others."""
 
+LONGEST_BODY_BYTES: Final = 1 << 20
+"""The bytes of a longer body are discarded as they pass: its delivery is refused as too large."""
+
 _NO_PROPERTIES: Final = Properties()
 
 

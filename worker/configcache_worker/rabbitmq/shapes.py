@@ -12,17 +12,10 @@ from __future__ import annotations
 import struct
 from functools import partial
 
+from configcache.frames import FRAME_BODY, FRAME_END, FRAME_HEADER, FRAME_METHOD, FRAME_PREFIX
 from configcache_worker.core.ports import Delivery
-from configcache_worker.rabbitmq.amqp import (
-    FRAME_BODY,
-    FRAME_END,
-    FRAME_HEADER,
-    FRAME_METHOD,
-    FRAME_PREFIX,
-    LONGEST_BODY_BYTES,
-)
 from configcache_worker.rabbitmq.properties import MalformedTable, free_spans
-from configcache_worker.rabbitmq.reading import Envelope
+from configcache_worker.rabbitmq.reading import LONGEST_BODY_BYTES, Envelope
 
 _LONGEST_HEADER_BYTES = 1024
 _MOST_SPANS = 32

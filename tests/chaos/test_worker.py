@@ -1,6 +1,7 @@
 """Rows of the worker itself: killed, stopped, early, asleep, dying."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 import signal
@@ -59,31 +60,29 @@ async def test_a_worker_told_to_stop_leaves_exactly_what_it_did_not_do(load, sys
         assert await asyncio.to_thread(worker.terminate) == 0
         assert time.monotonic() - started_s < system.settings.worker.drain_timeout_s
         left = await load.left()
-        assert await waiting_numbers(system.settings.broker.url) == left
+        assert await waiting_numbers(system.settings.broker.url, expected=left) == left
     assert left
     await load.accounts_balance(start_worker(system.settings))
 
 
-async def waiting_numbers(url):
-    """Numbers of the commands in the queue, by looking at every message."""
-    seen, last = set(), asyncio.Event()
+async def waiting_numbers(url, *, expected):
+    """Numbers of the commands in the queue, by looking at every message: the *expected* ones, and what else comes."""
+    seen, came = set(), asyncio.Event()
 
     def receive(_, deliveries):
         for delivery in deliveries:
             seen.add(json.loads(delivery.body)["AssociateId"])
-        last.set()
+        came.set()
 
     looking = Deliveries(
         url=url, queue=COMMAND_QUEUE, prefetch=65_535, connect_timeout_s=10, heartbeat_s=10, receive=receive
     )
     session = await looking.open()
-    while True:
-        last.clear()
-        try:
-            async with asyncio.timeout(1.0):
-                await last.wait()
-        except TimeoutError:
-            break
+    with contextlib.suppress(TimeoutError):
+        while True:
+            async with asyncio.timeout(1.0 if seen >= expected else 30.0):
+                await came.wait()
+            came.clear()
     await session.close()
     return seen
 

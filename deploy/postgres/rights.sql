@@ -9,3 +9,6 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON configuration_cache TO builder;
 -- UPDATE is for SELECT ... FOR UPDATE here too. Services that enqueue get the right to execute
 -- enqueue_clear_configuration_cache, and none to the table.
 GRANT SELECT, UPDATE, DELETE ON configuration_cache_outbox TO relay;
+
+-- All that the gateway reads. Of the tables behind the view it may see none.
+GRANT SELECT ON gateway_credential TO gateway;

@@ -106,6 +106,7 @@ def test_urls_of_the_database_name_its_roles_with_their_passwords():
         ("worker", "SELECT, UPDATE, DELETE", CacheSettings().table),
         ("builder", "SELECT, INSERT, UPDATE, DELETE", CacheSettings().table),
         ("relay", "SELECT, UPDATE, DELETE", "configuration_cache_outbox"),
+        ("gateway", "SELECT", "gateway_credential"),
     ],
 )
 def test_each_role_of_the_database_has_the_rights_it_needs_on_one_table_and_nothing_else(role, rights, table):

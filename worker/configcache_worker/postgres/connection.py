@@ -1,8 +1,8 @@
 """
 One connection to PostgreSQL: opened when it is needed, and thrown away at the first doubt.
 
-Not a pool. The worker clears one batch at a time, so one connection is all it can use, and a pool would hand out again
-what should be gone: a connection whose statement was abandoned, or one to a server that has been demoted and still
+Not a pool. The worker clears one batch at a time, and the gateway looks up few callers, so one connection is all they can
+use, and a pool would hand out again what should be gone: a connection whose statement was abandoned, or one to a server that has been demoted and still
 answers ``SELECT 1``. Here the next statement simply connects anew, and finds the new primary if the URL names several
 hosts. Nothing is retried: the core decides what a failure means.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 from urllib.parse import urlsplit
@@ -76,9 +77,9 @@ class TimeLimits:
         }
 
 
-class ClearConnection:
+class Connection:
     """
-    The connection that clears. One statement at a time; a second caller waits for its turn.
+    One statement at a time; a second caller waits for its turn.
 
     Every failure leaves as :class:`~configcache_worker.core.ports.TableFault` with its cause chained.
     """
@@ -88,7 +89,8 @@ class ClearConnection:
         url: str,
         *,
         limits: TimeLimits,
-        application_name: str = "configcache worker",
+        application_name: str,
+        settings: Mapping[str, str],
         cache_statements: bool = True,
     ) -> None:
         """
@@ -98,12 +100,13 @@ class ClearConnection:
             url: ``postgresql://...``; may name several hosts, separated by commas.
             limits: Time limits for connecting and for each statement.
             application_name: As ``pg_stat_activity`` shows it.
+            settings: Of the session, beside these.
             cache_statements: Keep statements prepared. False behind PgBouncer in transaction mode, which must also be
                 told to let the session's settings pass (``ignore_startup_parameters``).
         """
         self._url = url
         self._limits = limits
-        self._settings = {"application_name": application_name, **limits.server_settings(), **_CLEAR_SETTINGS}
+        self._settings = {"application_name": application_name, **limits.server_settings(), **settings}
         self._cache_statements = cache_statements
         self._connection: PlainConnection | None = None
         self._turn = asyncio.Lock()
@@ -192,6 +195,26 @@ class ClearConnection:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()
+
+
+class ClearConnection(Connection):
+    """The connection that clears. Arguments as for :class:`Connection`; connects to nothing yet."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        limits: TimeLimits,
+        application_name: str = "configcache worker",
+        cache_statements: bool = True,
+    ) -> None:
+        super().__init__(
+            url,
+            limits=limits,
+            application_name=application_name,
+            settings=_CLEAR_SETTINGS,
+            cache_statements=cache_statements,
+        )
 
 
 async def connect(

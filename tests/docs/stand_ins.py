@@ -27,10 +27,15 @@ PATIENCE_S = 30.0
 TABLES = """
 CREATE TABLE externalapplication (id int PRIMARY KEY, name text, url text, updated_at timestamptz, updated_by bigint);
 INSERT INTO externalapplication VALUES (1, 'Weather', 'https://weather.example');
+CREATE TABLE crm_user (
+    id int PRIMARY KEY, login varchar(40), password_hash text, is_general_administrator boolean, retired boolean
+);
+CREATE TABLE crm_session (id text PRIMARY KEY, xsrf_token text, user_id int, ends_at timestamptz);
 DO $$ BEGIN CREATE ROLE app; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
 DO $$ BEGIN CREATE ROLE relay; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+DO $$ BEGIN CREATE ROLE gateway; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
 """
-"""What the statements of documents take for granted: a table of the reader's, and roles."""
+"""What the statements of documents take for granted: tables of the reader's, and roles."""
 
 # Options of docker compose whose value is the next argument.
 _WITH_VALUE = {
@@ -53,7 +58,7 @@ class Wrong(Exception):
 
 def configcache(arguments):
     """The real program, against the servers that the environment names."""
-    if arguments and arguments[0] in ENDLESS_VERBS:
+    if arguments and arguments[0] in ENDLESS_VERBS and "--hash-password" not in arguments:
         return _until_ready(arguments)
     if arguments[:1] == ["demo"]:
         arguments = ["demo", "--help"]  # it starts servers of its own, for half a minute

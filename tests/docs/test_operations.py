@@ -60,6 +60,7 @@ def test_every_reason_of_readiness_is_explained():
     source += (PROJECT / "worker/configcache_worker/core/pipeline.py").read_text()
     source += (PROJECT / "worker/configcache_worker/relay.py").read_text()
     source += (PROJECT / "worker/configcache_worker/gateway/gateway.py").read_text()
+    source += (PROJECT / "worker/configcache_worker/gateway/callers.py").read_text()
     reasons = set(re.findall(r'(?:reasons|troubles)\["([a-z-]+)"\]', source))
 
     assert reasons == set(re.findall(r"reason `([a-z-]+)`", OPERATIONS))

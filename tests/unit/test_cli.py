@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import types
 
+import argon2
 import pytest
 import structlog
 
@@ -131,7 +133,7 @@ def test_a_number_that_is_none_is_told_with_what_it_must_be(capsys, option, valu
     [
         (["worker"], ["broker.url", "database.url"]),
         (["relay"], ["broker.url", "database.url"]),
-        (["gateway"], ["broker.url"]),
+        (["gateway"], ["broker.url", "database.url"]),
         ([*PUBLISH, "--associate", "42"], ["broker.url"]),
         (["migrate"], ["database.url"]),
         (["topology"], ["broker.url"]),
@@ -518,3 +520,20 @@ def test_a_reader_that_went_away_leaves_no_traceback():
 
     assert process.returncode == 1
     assert err == ""
+
+
+def test_the_hash_of_a_password_is_printed_and_nothing_else(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Tje0\n"))
+
+    assert main(["gateway", "--hash-password"]) == 0
+
+    (line,) = capsys.readouterr().out.splitlines()
+    assert argon2.PasswordHasher().verify(line, "Tje0")
+
+
+def test_an_empty_password_is_not_hashed(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+
+    assert main(["gateway", "--hash-password"]) == 2
+
+    assert capsys.readouterr().err == "configcache gateway: a password is needed on standard input\n"

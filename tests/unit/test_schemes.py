@@ -109,6 +109,14 @@ def test_online_a_ticket_needs_the_token_of_its_application():
     assert isinstance(presented("SoTicket 7T:a", accepted=ONLINE, SO_AppToken="two words"), Unusable)
 
 
+def test_a_form_of_another_site_does_not_get_by_with_the_password_the_browser_remembers():
+    found = [
+        presented("Basic dGplMDpUamUw", Sec_Fetch_Site=site) for site in ("cross-site", "same-origin", "none")
+    ]
+
+    assert [type(one) for one in found] == [Unusable, Password, Password]
+
+
 def test_without_authorization_a_session_counts_with_its_xsrf_token():
     assert presented(cookies=COOKIES, X_XSRF_TOKEN="xsrf") == Session("s3ssion", "xsrf")
 

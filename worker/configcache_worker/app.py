@@ -309,15 +309,17 @@ def build_gateway(settings: Settings, authenticator: Authenticator | None = None
     Put a gateway together. Connects to nothing yet.
 
     Args:
-        settings: The sections ``broker``, ``gateway`` and ``telemetry``.
-        authenticator: Tells who calls; without one nobody is let in.
+        settings: The sections ``broker``, ``gateway`` and ``telemetry``; and, where callers are looked up, ``database``,
+            and ``cache`` for its schema.
+        authenticator: Tells who calls, in the place of what the settings say.
     """
     # Here, so that whoever runs a worker needs none of what serves HTTP.
     from configcache_worker.gateway import openapi
     from configcache_worker.gateway.asgi import GatewayApplication
-    from configcache_worker.gateway.authentication import Closed
+    from configcache_worker.gateway.composition import accepted, build_callers
     from configcache_worker.gateway.endpoint import ClearConfigurationCacheCall
     from configcache_worker.gateway.gateway import Gateway
+    from configcache_worker.gateway.security import security
     from configcache_worker.gateway.server import GatewayServer
 
     gateway, telemetry = settings.gateway, settings.telemetry
@@ -327,9 +329,13 @@ def build_gateway(settings: Settings, authenticator: Authenticator | None = None
         timeout_s=gateway.publish_timeout_s,
         max_in_flight=gateway.max_concurrency,
     )
+    callers = build_callers(settings)
+    offered = security(accepted(gateway))
     application = GatewayApplication(
-        call=ClearConfigurationCacheCall(authenticator=authenticator or Closed(), publisher=publisher),
-        openapi=openapi.document(root_path=gateway.root_path, security_schemes={}, security=[]),
+        call=ClearConfigurationCacheCall(authenticator=authenticator or callers, publisher=publisher),
+        openapi=openapi.document(
+            root_path=gateway.root_path, security_schemes=offered.schemes, security=offered.requirements
+        ),
         answered=lambda status, duration_s: None,
         root_path=gateway.root_path,
         max_concurrency=gateway.max_concurrency,
@@ -341,6 +347,8 @@ def build_gateway(settings: Settings, authenticator: Authenticator | None = None
         server=GatewayServer(application, gateway),
         application=application,
         publisher=publisher,
+        callers=callers,
+        troubles=callers.troubles,
         health_address=(telemetry.host, port) if port else None,
     )
 

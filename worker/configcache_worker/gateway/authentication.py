@@ -49,11 +49,3 @@ class Authenticator(Protocol):
         Whatever goes wrong is a refusal; nothing is raised.
         """
         ...
-
-
-class Closed:
-    """An authenticator that knows nobody: the gateway says so, and publishes nothing."""
-
-    async def authenticate(self, request: Request) -> Refusal:
-        """Refuse."""
-        return Refusal(503, "NobodyIsKnown", "this gateway has no way to know its callers")

@@ -126,7 +126,10 @@ def _session(headers: Headers, cookies: Mapping[str, str], accepted: Accepted) -
     return Session(session_id, sent[0])
 
 
-def _basic(encoded: str, _headers: Headers, _accepted: Accepted) -> Password | Unusable:
+def _basic(encoded: str, headers: Headers, _accepted: Accepted) -> Password | Unusable:
+    # A browser adds the password it remembers to what any page sends, such as another site's form.
+    if headers.get("Sec-Fetch-Site") == "cross-site":
+        return Unusable("a page of another site must not use the password that the browser remembers")
     try:
         text = base64.b64decode(encoded, validate=True).decode("utf-8")
     except (binascii.Error, ValueError):

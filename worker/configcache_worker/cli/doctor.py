@@ -33,9 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         Ends with 1 where anything is wrong, settings included. A warning does not fail,
         nor does what was skipped. Broker and database are examined independently,
         for at most half a minute.
+
+        With --gateway it examines whether a gateway could: its user on the broker, the
+        view in which callers are looked up, and the issuer's keys. Run that with the
+        gateway's own settings.
         """,
         """
-        settings: the sections broker, database, cache, worker, telemetry
+        settings: the sections broker, database, cache, worker, telemetry; with
+          --gateway: broker, gateway, telemetry, and database and cache unless only
+          Bearer is accepted
 
         example:
           CONFIGCACHE_BROKER__URL=amqp://worker:secret@localhost/ \\
@@ -48,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="print JSON instead: well (a boolean) and findings, each with check, state, text and mend",
     )
-    parser.add_argument(
+    whose = parser.add_mutually_exclusive_group()
+    whose.add_argument("--gateway", action="store_true", help="examine for a gateway, not for a worker")
+    whose.add_argument(
         "--management",
         metavar="URL",
         type=_http_url,
@@ -67,15 +75,25 @@ def _http_url(text: str) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """Examine, print, and judge."""
-    from configcache_worker.doctor import State, examine
+    from configcache_worker.doctor import State
 
-    findings = asyncio.run(examine(config=args.config, management_url=args.management))
+    findings = asyncio.run(_examined(args))
     wrong = dict.fromkeys(finding.check for finding in findings if finding.state is State.WRONG)
     lines = _as_json(findings, well=not wrong) if args.json else _as_table(findings)
     say(lines)
     if wrong:
         raise CommandFailed(f"wrong: {', '.join(wrong)}")
     return 0
+
+
+async def _examined(args: argparse.Namespace) -> list[Finding]:
+    if args.gateway:
+        from configcache_worker.doctor.gateway import examine_gateway
+
+        return await examine_gateway(config=args.config)
+    from configcache_worker.doctor import examine
+
+    return await examine(config=args.config, management_url=args.management)
 
 
 def _as_table(findings: Sequence[Finding]) -> str:

@@ -49,12 +49,12 @@ _DECLARE: Final = "configcache topology"
 
 async def examine(broker: BrokerSettings, report: Report) -> None:
     """Examine the broker of *broker*, and stop where it does not answer any more."""
-    user = _User(broker.url)
+    user = User(broker.url)
     try:
         async with Inspection(
             broker.url, timeout_s=broker.connect_timeout_s, heartbeat_s=broker.heartbeat_s
         ) as looking:
-            report(_product(looking, user))
+            report(product(looking, user))
             missing = await _topology(looking, user, report)
             await _queues(looking, user, missing, report)
             # Last, since a broker with an alarm takes nothing any more from who has tried to publish.
@@ -68,7 +68,7 @@ async def examine(broker: BrokerSettings, report: Report) -> None:
         )
 
 
-class _User:
+class User:
     """Who the URL says we are, and where."""
 
     def __init__(self, url: str) -> None:
@@ -81,14 +81,15 @@ class _User:
         return shlex.join(["rabbitmqctl", verb, "--vhost", self.vhost, *arguments])
 
 
-def _product(looking: Inspection, user: _User) -> Finding:
-    product = looking.product()
-    text = f"{product.name} {product.version}, virtual host {user.vhost}, user {user.name}"
-    if product.name != "RabbitMQ":
+def product(looking: Inspection, user: User) -> Finding:
+    """What answers, and whether it is a broker that loses nothing."""
+    found = looking.product()
+    text = f"{found.name} {found.version}, virtual host {user.vhost}, user {user.name}"
+    if found.name != "RabbitMQ":
         return Finding(
             BROKER, State.WARNING, f"{text}; the worker was tried with RabbitMQ alone", "use RabbitMQ"
         )
-    if product.release < _FIRST_RELEASE:
+    if found.release < _FIRST_RELEASE:
         return Finding(
             BROKER,
             State.WRONG,
@@ -98,7 +99,7 @@ def _product(looking: Inspection, user: _User) -> Finding:
     return Finding(BROKER, State.OK, text)
 
 
-async def _topology(looking: Inspection, user: _User, report: Report) -> set[str]:
+async def _topology(looking: Inspection, user: User, report: Report) -> set[str]:
     """Report what is missing or different, and give back the names of what is missing."""
     findings = await looking.check_topology()
     missing = {finding.name for finding in findings if finding.problem is Problem.MISSING}
@@ -120,7 +121,7 @@ async def _topology(looking: Inspection, user: _User, report: Report) -> set[str
 
 
 async def _arguments(
-    looking: Inspection, user: _User, missing: set[str], different: Sequence[inspection.Finding]
+    looking: Inspection, user: User, missing: set[str], different: Sequence[inspection.Finding]
 ) -> Finding:
     if different:
         return Finding(
@@ -141,7 +142,7 @@ async def _arguments(
     return Finding(ARGUMENTS, State.OK, "as in the contract")
 
 
-async def _rights(looking: Inspection, user: _User) -> Finding:
+async def _rights(looking: Inspection, user: User) -> Finding:
     lacking = []
     if not await looking.may_consume(COMMAND_QUEUE):
         lacking.append(f"read {COMMAND_QUEUE}")
@@ -162,7 +163,7 @@ async def _rights(looking: Inspection, user: _User) -> Finding:
     )
 
 
-async def _queues(looking: Inspection, user: _User, missing: set[str], report: Report) -> None:
+async def _queues(looking: Inspection, user: User, missing: set[str], report: Report) -> None:
     commands = await _counts(looking, user, missing, COMMAND_QUEUE)
     if isinstance(commands, str):
         report(Finding(QUEUE, State.SKIPPED, commands))
@@ -177,7 +178,7 @@ async def _queues(looking: Inspection, user: _User, missing: set[str], report: R
         report(_dead_letters(letters.ready))
 
 
-async def _counts(looking: Inspection, user: _User, missing: set[str], queue: str) -> Counts | str:
+async def _counts(looking: Inspection, user: User, missing: set[str], queue: str) -> Counts | str:
     """How full *queue* is, or why that can't be told."""
     if queue in missing:
         return f"not checked: {queue} is missing"

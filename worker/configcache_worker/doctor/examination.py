@@ -17,12 +17,12 @@ CHECKS: Final = (SETTINGS, *broker.CHECKS, *management.CHECKS, *database.CHECKS)
 """Every check there is, in the order in which they are told."""
 
 _WORKERS_SECTIONS: Final = ("broker", "database", "cache", "worker", "telemetry")
-_BY_SETTINGS: Final = f"first mend {SETTINGS}"
-_PATIENCE_S: Final = 30.0
+BY_SETTINGS: Final = f"first mend {SETTINGS}"
+PATIENCE_S: Final = 30.0
 
 
 async def examine(
-    *, config: str | None = None, management_url: str | None = None, patience_s: float = _PATIENCE_S
+    *, config: str | None = None, management_url: str | None = None, patience_s: float = PATIENCE_S
 ) -> list[Finding]:
     """
     Find out whether a worker could work.
@@ -56,29 +56,30 @@ def _settings(sources: Sources) -> list[Finding]:
 
 
 async def _broker(sources: Sources, patience_s: float) -> list[Finding]:
-    settings = _valid(sources, "broker")
+    settings = valid(sources, "broker")
     if settings is None:
-        return skipped(broker.CHECKS, _BY_SETTINGS)
+        return skipped(broker.CHECKS, BY_SETTINGS)
     return await gathered(broker.CHECKS, partial(broker.examine, settings.broker), timeout_s=patience_s)
 
 
 async def _management(sources: Sources, url: str | None, patience_s: float) -> list[Finding]:
-    settings = _valid(sources, "broker")
+    settings = valid(sources, "broker")
     if settings is None:
-        return skipped(management.CHECKS, _BY_SETTINGS)
+        return skipped(management.CHECKS, BY_SETTINGS)
     examine = partial(management.examine, settings.broker, url)
     return await gathered(management.CHECKS, examine, timeout_s=patience_s)
 
 
 async def _database(sources: Sources, patience_s: float) -> list[Finding]:
-    settings = _valid(sources, "database", "cache")
+    settings = valid(sources, "database", "cache")
     if settings is None:
-        return skipped(database.CHECKS, _BY_SETTINGS)
+        return skipped(database.CHECKS, BY_SETTINGS)
     examine = partial(database.examine, settings.database, settings.cache)
     return await gathered(database.CHECKS, examine, timeout_s=patience_s)
 
 
-def _valid(sources: Sources, *sections: str) -> Settings | None:
+def valid(sources: Sources, *sections: str) -> Settings | None:
+    """The settings, if these *sections* are valid."""
     try:
         return sources.settings(sections)
     except SettingsError:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
 from configcache_worker.gateway.challenges import challenges
@@ -31,8 +33,12 @@ def presented(*authorization, accepted=ALL, cookies=None, **headers):
     return read(Headers(raw=raw), cookies or {}, accepted)
 
 
+def as_base64(content):
+    return base64.b64encode(content).decode()
+
+
 def basic(text):
-    return "Basic " + base64.b64encode(text if isinstance(text, bytes) else text.encode()).decode()
+    return "Basic " + as_base64(text if isinstance(text, bytes) else text.encode())
 
 
 @pytest.mark.parametrize(
@@ -162,6 +168,32 @@ def test_no_secret_shows_in_a_repr():
     assert [
         text for text in map(repr, found) if any(word in text for word in ("Tje0", "secret", "s3", "xsrf'"))
     ] == []
+
+
+@given(
+    st.text(st.characters(max_codepoint=255), max_size=60)
+    | st.builds(
+        "{} {}".format,
+        st.sampled_from(["Basic", "basic", "SoTicket", "Bearer"]),
+        st.text(st.characters(max_codepoint=255), max_size=40) | st.binary(max_size=30).map(as_base64),
+    ),
+    st.dictionaries(
+        st.sampled_from(["ASP.NET_SessionId", "XSRF-TOKEN", "other"]),
+        st.text(st.characters(max_codepoint=255), max_size=20),
+    ),
+    st.sampled_from([ALL, ONLINE]),
+)
+def test_whatever_is_sent_is_read_or_refused_in_words(authorization, cookies, accepted):
+    sent = [authorization] if authorization else []
+
+    found = presented(*sent, accepted=accepted, cookies=cookies, X_XSRF_TOKEN="xsrf", SO_AppToken="app")
+
+    match found:
+        case Password(name, password):
+            assert name
+            assert password
+        case Unusable(message):
+            assert message.isprintable()
 
 
 def test_a_401_asks_for_every_scheme_that_is_accepted():

@@ -16,6 +16,8 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from hypothesis import given
+from hypothesis import strategies as st
 
 from configcache_worker.gateway.authentication import Associate
 from configcache_worker.gateway.key_sources import KeyFile, key_source
@@ -48,6 +50,26 @@ class Signer:
         known = {"iss": ISSUER, "aud": AUDIENCE, "exp": now + 60, "associate_id": 42} | claims
         payload = {name: value for name, value in known.items() if name not in without}
         return jwt.encode(payload, self.key, self.algorithm, headers={"kid": self.kid} | (headers or {}))
+
+
+CLAIM_NAMES = st.sampled_from(
+    [
+        "alg",
+        "kid",
+        "typ",
+        "crit",
+        "b64",
+        "iss",
+        "aud",
+        "exp",
+        "nbf",
+        "iat",
+        "sub",
+        "jti",
+        "associate_id",
+        "may_clear_all",
+    ]
+)
 
 
 def rsa_key(bits=2048):
@@ -262,6 +284,39 @@ async def test_the_right_is_true_or_has_the_value_in_it(value, wanted, may):
     claims = Claims(associate="associate_id", right="right", right_value=wanted)
 
     assert await judged(EC.sign(right=value), claims=claims) == Associate(42, may_clear_all=may)
+
+
+PARTS = st.one_of(
+    st.text(max_size=20),
+    st.binary(max_size=30).map(encoded),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(CLAIM_NAMES, inner, max_size=4),
+    ).map(lambda value: encoded(json.dumps(value).encode())),
+)
+
+
+@given(st.lists(PARTS, min_size=1, max_size=4))
+async def test_whatever_is_made_up_is_refused(parts):
+    assert isinstance(await judged(".".join(parts)), BadToken)
+
+
+@given(
+    st.dictionaries(
+        CLAIM_NAMES, st.none() | st.booleans() | st.floats() | st.text(max_size=8) | st.lists(st.none())
+    )
+)
+async def test_whatever_an_issuer_signs_is_judged(claims):
+    now = int(time.time())
+    payload = {"iss": ISSUER, "aud": AUDIENCE, "exp": now + 60, "associate_id": 42} | claims
+    signed = jwt.api_jws.encode(json.dumps(payload).encode(), EC.key, "ES256", headers={"kid": "ec"})
+
+    judgement = await judged(signed)
+
+    if isinstance(judgement, Associate):
+        assert payload["iss"] == ISSUER
+        assert payload["aud"] == AUDIENCE
+        assert payload.get("may_clear_all") is True or not judgement.may_clear_all
 
 
 # The keys

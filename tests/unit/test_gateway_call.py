@@ -416,7 +416,7 @@ async def test_any_other_request_gets_a_new_id(client, given):
 
 
 @pytest.mark.parametrize("path", ["/", CALL_PATH, OPENAPI_PATH])
-async def test_every_answer_has_a_request_id_and_is_not_stored(client, path):
+async def test_every_answer_has_a_request_id_and_what_a_cache_might_keep_is_not_stored(client, path):
     answer = await client.call(b"", path=path)
 
     assert answer.headers["x-request-id"]
@@ -431,7 +431,7 @@ async def test_each_request_is_one_line_without_what_the_client_has_sent(client)
         await client.call()
 
     assert [(line["event"], line["log_level"], line["status"]) for line in lines] == [
-        ("gateway.answered", "info", 204),
+        ("gateway.answered", "debug", 204),
         ("gateway.refused", "info", 400),
         ("gateway.unserved", "warning", 503),
     ]

@@ -17,6 +17,7 @@ from configcache_worker.gateway.server import GatewayServer
 from configcache_worker.observe.health import StartRefused
 from configcache_worker.settings import GatewaySettings
 from tests.gateways import JSON, SAMPLE, Calls, application
+from tests.waiting import eventually
 
 LOCALHOST = "127.0.0.1"
 
@@ -62,8 +63,9 @@ def request(body=SAMPLE, *, length=None, path=CALL_PATH, **headers):
 class Served:
     """A gateway's server, and lines to it."""
 
-    def __init__(self, server, publisher, stack):
+    def __init__(self, server, app, publisher, stack):
         self.server = server
+        self.app = app
         self.publisher = publisher
         self._stack = stack
 
@@ -85,7 +87,7 @@ async def serving(*, publisher=None, authenticator=None, **settings):
         server = GatewayServer(app, settings)
         await server.start()
         stack.push_async_callback(server.stop)
-        yield Served(server, publisher, stack)
+        yield Served(server, app, publisher, stack)
 
 
 async def test_a_connection_serves_many_requests_and_says_nothing_of_its_server():
@@ -96,7 +98,7 @@ async def test_a_connection_serves_many_requests_and_says_nothing_of_its_server(
             status, headers, _ = await line.answer()
 
             assert status == 204
-            assert set(headers) == {"date", "x-request-id", "cache-control"}
+            assert set(headers) == {"date", "x-request-id"}
 
     assert len(gateway.publisher.commands) == 3
 
@@ -180,13 +182,14 @@ async def test_a_refused_request_with_a_small_body_keeps_its_connection():
         assert [(await line.answer())[0] for _ in range(2)] == [415, 204]
 
 
+# Long enough for a head to arrive, where one is to arrive, also on a machine that is busy with something else.
 @pytest.mark.parametrize(
-    ("sent", "answer"),
-    [(b"", b""), (b"POST / HT", b""), (request()[:-1], b"HTTP/1.1 408")],
+    ("sent", "answer", "timeout_s"),
+    [(b"", b"", 0.02), (b"POST / HT", b"", 0.02), (request()[:-1], b"HTTP/1.1 408", 0.3)],
     ids=["nothing", "head", "body"],
 )
-async def test_a_client_that_says_nothing_more_is_not_waited_for_without_end(sent, answer):
-    async with serving(receive_timeout_s=0.02) as gateway:
+async def test_a_client_that_says_nothing_more_is_not_waited_for_without_end(sent, answer, timeout_s):
+    async with serving(receive_timeout_s=timeout_s) as gateway:
         line = await gateway.line()
         line.send(sent)
 
@@ -196,11 +199,11 @@ async def test_a_client_that_says_nothing_more_is_not_waited_for_without_end(sen
 
 
 async def test_between_two_requests_a_client_may_take_its_time():
-    async with serving(receive_timeout_s=0.02, keep_alive_s=5) as gateway:
+    async with serving(receive_timeout_s=0.3) as gateway:
         line = await gateway.line()
         line.send(request())
         await line.answer()
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.4)
         line.send(request())
 
         assert (await line.answer())[0] == 204
@@ -311,7 +314,7 @@ async def test_what_a_stop_can_not_wait_for_is_answered_503():
         busy, half = await gateway.line(), await gateway.line()
         busy.send(request())
         half.send(request()[:-1])
-        await slow.is_asked.wait()
+        await eventually(lambda: slow.is_asked.is_set() and gateway.app.in_progress == 2)
 
         cut_off = await gateway.server.stop()
 

@@ -318,7 +318,7 @@ def build_gateway(settings: Settings, authenticator: Authenticator | None = None
     from configcache_worker.gateway.asgi import GatewayApplication
     from configcache_worker.gateway.composition import accepted, build_callers
     from configcache_worker.gateway.endpoint import ClearConfigurationCacheCall
-    from configcache_worker.gateway.gateway import Gateway
+    from configcache_worker.gateway.gateway import Gateway, no_troubles
     from configcache_worker.gateway.security import security
     from configcache_worker.gateway.server import GatewayServer
 
@@ -329,10 +329,12 @@ def build_gateway(settings: Settings, authenticator: Authenticator | None = None
         timeout_s=gateway.publish_timeout_s,
         max_in_flight=gateway.max_concurrency,
     )
-    callers = build_callers(settings)
+    callers = None
+    if authenticator is None:
+        authenticator = callers = build_callers(settings)
     offered = security(accepted(gateway))
     application = GatewayApplication(
-        call=ClearConfigurationCacheCall(authenticator=authenticator or callers, publisher=publisher),
+        call=ClearConfigurationCacheCall(authenticator=authenticator, publisher=publisher),
         openapi=openapi.document(
             root_path=gateway.root_path, security_schemes=offered.schemes, security=offered.requirements
         ),
@@ -348,7 +350,7 @@ def build_gateway(settings: Settings, authenticator: Authenticator | None = None
         application=application,
         publisher=publisher,
         callers=callers,
-        troubles=callers.troubles,
+        troubles=callers.troubles if callers else no_troubles,
         health_address=(telemetry.host, port) if port else None,
     )
 

@@ -10,6 +10,7 @@ import sys
 from configcache_worker.cli import (
     WrongUsage,
     add_config_option,
+    collect_rarely,
     load_settings,
     manual,
     say,
@@ -41,8 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         gateway.forwarded_allow_ips; for HTTPS gateway.tls_certificate and
         gateway.tls_key. GET /api/v1/openapi.json describes the call.
 
-        Log lines go to standard error, one for each request. GET /livez and /readyz are
-        answered on telemetry.host and telemetry.port (9465 unless one is set).
+        Log lines go to standard error: one for each request that was not served, and
+        with the level debug one for every request. GET /livez and /readyz are answered
+        on telemetry.host and telemetry.port (9465 unless one is set).
         """,
         """
         settings: the sections broker, gateway, telemetry; where anything but Bearer is
@@ -77,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
     from configcache_worker.observe import logs
 
     logs.configure(settings.telemetry.log_format, settings.telemetry.log_level)
+    collect_rarely()
     try:
         asyncio.run(until_stopped(build_gateway(settings)))
     except StartRefused as refusal:

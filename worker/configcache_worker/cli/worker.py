@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
-from typing import Final
 
-from configcache_worker.cli import add_config_option, load_settings, manual, until_stopped
-
-_OBJECTS_PER_COLLECTION: Final = 50_000
+from configcache_worker.cli import (
+    add_config_option,
+    collect_rarely,
+    load_settings,
+    manual,
+    until_stopped,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from configcache_worker.observe import logs
 
     logs.configure(settings.telemetry.log_format, settings.telemetry.log_level)
-    _collect_rarely()
+    collect_rarely()
     try:
         asyncio.run(until_stopped(build_worker(settings)))
     except StartRefused as refusal:
@@ -66,14 +68,3 @@ def run(args: argparse.Namespace) -> int:
         )
         return 1
     return 0
-
-
-def _collect_rarely() -> None:
-    """
-    Let the garbage collector look for cycles only when a great many objects have come, and at none that were there before.
-
-    With its defaults it takes a quarter of the worker's time: each delivery is a few new objects, none of them in a cycle,
-    and every so many it looks at all that there are. With the default prefetch fewer than this live at a time.
-    """
-    gc.freeze()
-    gc.set_threshold(_OBJECTS_PER_COLLECTION, *gc.get_threshold()[1:])

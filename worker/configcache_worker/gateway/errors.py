@@ -28,6 +28,9 @@ TOO_BUSY: Final = "TooBusy"
 STOPPING: Final = "Stopping"
 INTERNAL_ERROR: Final = "InternalError"
 
+NOT_STORED: Final = {"Cache-Control": "no-store"}
+"""The header of every answer that a cache might keep: a 204 to a POST is none."""
+
 _BUSY_RETRY_AFTER_S: Final = 1
 _BROKER_RETRY_AFTER_S: Final = 5
 
@@ -64,9 +67,9 @@ class Unserved(Exception):
             "ErrorSource": SOURCE,
         }
         if prefers_xml(accept):
-            response = Response(_xml(shape), self.status, media_type="application/xml")
+            response = Response(_xml(shape), self.status, NOT_STORED, "application/xml")
         else:
-            response = Response(json.dumps(shape), self.status, media_type="application/json")
+            response = Response(json.dumps(shape), self.status, NOT_STORED, "application/json")
         for name, value in self.headers:
             response.headers.append(name, value)
         return response

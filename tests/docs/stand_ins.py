@@ -129,10 +129,12 @@ def _until_ready(arguments):
     """Run a verb until its probe says that it is ready, then end it as an operator does."""
     from configcache_worker.local.ports import LOOPBACK, free_ports
 
-    (port,) = free_ports(1)
-    process = subprocess.Popen(
-        [*CONFIGCACHE, *arguments], env={**os.environ, "CONFIGCACHE_TELEMETRY__PORT": str(port)}
-    )
+    port, other_port = free_ports(2)
+    ports = {
+        "CONFIGCACHE_TELEMETRY__PORT": str(port),
+        "CONFIGCACHE_GATEWAY__PORT": str(other_port),
+    }
+    process = subprocess.Popen([*CONFIGCACHE, *arguments], env=os.environ | ports)
     try:
         deadline = time.monotonic() + PATIENCE_S
         while not _is_ready(f"http://{LOOPBACK}:{port}/readyz"):

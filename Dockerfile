@@ -33,13 +33,14 @@ LABEL org.opencontainers.image.title="clear-configuration-cache" \
 COPY --from=dependencies /opt/configcache /opt/configcache
 COPY --from=program /program /
 COPY deploy/probe.py /opt/configcache/
-# A container's loopback is its own, and probes come from outside.
-ENV PATH=/opt/configcache/bin:$PATH CONFIGCACHE_TELEMETRY__HOST=0.0.0.0
+# A container's loopback is its own, and probes and requests come from outside.
+ENV PATH=/opt/configcache/bin:$PATH CONFIGCACHE_TELEMETRY__HOST=0.0.0.0 CONFIGCACHE_GATEWAY__HOST=0.0.0.0
 # Where a configcache.toml is found if one is mounted.
 WORKDIR /etc/configcache
 # A number, since Kubernetes can tell only of a number that it is not root. There is no account behind it, and need not be.
 USER 10001:10001
-EXPOSE 9464
+# The gateway's call; the probes of a worker, a gateway and a relay.
+EXPOSE 8080 9464 9465 9466
 # Not /readyz: orchestrators replace what is unhealthy, which would not help a worker that waits for its database.
 HEALTHCHECK --interval=10s --timeout=6s --start-period=30s --retries=3 \
     CMD ["python", "/opt/configcache/probe.py", "/livez"]

@@ -20,7 +20,7 @@ import yaml
 
 from configcache.topology import PRODUCER_PERMISSIONS, SETUP_PERMISSIONS, WORKER_PERMISSIONS, Permissions
 from configcache_worker.observe.health import HealthServer, Readiness
-from configcache_worker.settings import CacheSettings, TelemetrySettings, WorkerSettings
+from configcache_worker.settings import CacheSettings, GatewaySettings, TelemetrySettings, WorkerSettings
 from configcache_worker.settings.names import every_setting
 
 PROJECT = Path(__file__).parents[2]
@@ -114,6 +114,22 @@ def test_each_role_of_the_database_has_the_rights_it_needs_on_one_table_and_noth
     granted = re.findall(rf"^GRANT (.+) ON (.+) TO .*\b{role}\b", statements, re.MULTILINE)
 
     assert granted == [(rights, table)]
+
+
+def test_relay_and_gateway_publish_as_producers_and_read_as_themselves():
+    for service in ("relay", "gateway"):
+        environment = SERVICES[service]["environment"]
+
+        assert urlsplit(environment["CONFIGCACHE_BROKER__URL"]).username == "producer"
+        assert urlsplit(environment["CONFIGCACHE_DATABASE__URL"]).username == service
+
+
+def test_a_gateway_has_longer_to_stop_than_it_takes_to_drain_and_opens_the_port_that_it_serves():
+    gateway = SERVICES["gateway"]
+
+    assert seconds(gateway["stop_grace_period"]) >= GatewaySettings().drain_timeout_s + 5
+    assert [port.rpartition(":")[2] for port in gateway["ports"]] == [str(GatewaySettings().port)]
+    assert f"EXPOSE {GatewaySettings().port} " in DOCKERFILE
 
 
 @pytest.mark.parametrize(

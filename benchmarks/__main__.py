@@ -27,7 +27,7 @@ from benchmarks.programs import ContenderFailed
 from benchmarks.results import Conditions, Results
 from configcache_worker.local.servers import Servers
 
-PARTS = ("contenders", "workloads", "latencies", "gaps", "publishing", "memory", "scale")
+PARTS = ("contenders", "workloads", "latencies", "gaps", "publishing", "serving", "memory", "scale")
 
 
 async def measure(
@@ -39,6 +39,7 @@ async def measure(
         "workloads": lambda _: suite.our_workloads(servers, sizes, say),
         "scale": lambda _: suite.scale(servers, sizes, say),
         "publishing": lambda _: suite.publishers(servers, sizes, say),
+        "serving": lambda _: suite.gateways(servers, sizes, say),
         "memory": lambda _: suite.memory(servers, sizes, say),
         # Last, since the database server is set up otherwise for these.
         "latencies": lambda so_far: suite.latencies(servers, sizes, say, so_far.contenders),

@@ -8,7 +8,17 @@ from fractions import Fraction
 from operator import attrgetter
 from typing import Any, Final
 
-from benchmarks.contenders import BATCHED, DRAMATIQ, FASTSTREAM, LIMIT, ONE_AT_A_TIME, OURS, Contender
+from benchmarks.contenders import (
+    BARE_ENDPOINT,
+    BATCHED,
+    DRAMATIQ,
+    FASTSTREAM,
+    GATEWAY,
+    LIMIT,
+    ONE_AT_A_TIME,
+    OURS,
+    Contender,
+)
 from benchmarks.results import AT_100, STUCK, TIMES_DRAMATIQ, Latency, Results
 from benchmarks.stats import Spread, ratios
 
@@ -102,6 +112,13 @@ def _window(results: Results) -> Spread | None:
     return ratios(many, one, attrgetter("per_s"), _ROUND)
 
 
+def _serving(results: Results) -> Spread | None:
+    def of(contender: Contender) -> list[Any]:
+        return [each for each in results.serving if each.contender == contender.name]
+
+    return ratios(of(GATEWAY), of(BARE_ENDPOINT), attrgetter("per_s"), _ROUND)
+
+
 GOALS: Final = (
     Goal("distinct commands, against the broker's limit", "x", True, 0.28, 0.45, _drained("per_s", LIMIT)),
     Goal("… against FastStream", "x", True, 35, 70, _drained("per_s", FASTSTREAM)),
@@ -133,4 +150,5 @@ GOALS: Final = (
     Goal("1 % poison, against clean commands", "x", True, 0.7, 0.85, _workload("poison")),
     Goal("gap after a cut connection, against aio-pika's robust one", "x", False, 0.2, 0.05, _gap),
     Goal("publishing with a window, against one by one", "x", True, 5, 6.5, _window),
+    Goal("requests by the gateway, against a bare endpoint", "x", True, 0.7, 0.85, _serving),
 )

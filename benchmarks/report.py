@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.charts import bars, number_text
-from benchmarks.contenders import CONTENDERS
+from benchmarks.contenders import BARE_ENDPOINT, CONTENDERS, GATEWAY
 from benchmarks.goals import GOALS
 from benchmarks.results import Drain, Results, from_json, to_json
 from benchmarks.stats import Spread
@@ -27,7 +27,7 @@ DOCUMENT: Final = Path(__file__).parents[1] / "docs" / "performance.md"
 FOLDER: Final = DOCUMENT.with_suffix("")
 RESULTS: Final = "results.json"
 
-_TITLES: Final = {contender.name: contender.title for contender in CONTENDERS}
+_TITLES: Final = {contender.name: contender.title for contender in (*CONTENDERS, GATEWAY, BARE_ENDPOINT)}
 _SLOT: Final = re.compile(r"(<!-- ([\w-]+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 _NO_FIGURE: Final = "-"
 
@@ -103,6 +103,18 @@ def scale(results: Results) -> str:
     return _table(("backlog", "workers", *_DRAIN_COLUMNS), rows)
 
 
+def gateways(results: Results) -> str:
+    """The gateway beside a bare endpoint."""
+    rows = [
+        (
+            _TITLES[name],
+            *(_spread(_spread_of(some, attrgetter(field))) for field in ("per_s", "p50_ms", "p99_ms")),
+        )
+        for name, some in _groups(results.serving, attrgetter("contender")).items()
+    ]
+    return _table(("endpoint", "requests/s", "p50, ms", "p99, ms"), rows)
+
+
 def others(results: Results) -> str:
     """Gap, publisher, memory."""
     rows = [
@@ -138,6 +150,7 @@ TABLES: Final[Mapping[str, Callable[[Results], str]]] = {
     "workloads": workloads,
     "latencies": latencies,
     "scale": scale,
+    "gateways": gateways,
     "others": others,
 }
 """By the names that the document uses."""

@@ -96,6 +96,17 @@ class Publishing:
 
 
 @dataclass(frozen=True)
+class Serving:
+    """Requests served to 64 clients that keep their connections, and how long each waited, in milliseconds."""
+
+    round: int
+    contender: str
+    per_s: float
+    p50_ms: float
+    p99_ms: float
+
+
+@dataclass(frozen=True)
 class Memory:
     """Resident memory of our worker, in MB: the most it had held until then."""
 
@@ -113,6 +124,7 @@ class Results:
     latencies: list[Latency] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
     publishing: list[Publishing] = field(default_factory=list)
+    serving: list[Serving] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
     scale: list[Drain] = field(default_factory=list)
 

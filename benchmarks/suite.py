@@ -17,14 +17,34 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from benchmarks import workloads
-from benchmarks.contenders import CONTENDERS, DRAMATIQ, ONE_AT_A_TIME, OURS, Contender
+from benchmarks.contenders import (
+    BARE_ENDPOINT,
+    CONTENDERS,
+    DRAMATIQ,
+    GATEWAY,
+    ONE_AT_A_TIME,
+    OURS,
+    Contender,
+)
 from benchmarks.drain import drain
 from benchmarks.gap import gap
 from benchmarks.latency import latency
 from benchmarks.load import keep_journal
 from benchmarks.memory import while_stuck
 from benchmarks.publishing import publishing
-from benchmarks.results import AT_100, AT_1000, HALF, TIMES_DRAMATIQ, Drain, Gap, Latency, Memory, Publishing
+from benchmarks.results import (
+    AT_100,
+    AT_1000,
+    HALF,
+    TIMES_DRAMATIQ,
+    Drain,
+    Gap,
+    Latency,
+    Memory,
+    Publishing,
+    Serving,
+)
+from benchmarks.serving import serving
 from configcache_worker.local.servers import Servers
 
 _T = TypeVar("_T")
@@ -49,6 +69,7 @@ class Sizes:
     """How long the table is locked: more than one lock timeout, and the retries after it."""
     published: int
     """Commands published one by one; ten times as many with a window."""
+    serving_s: float
     backlogs: Sequence[int]
     workers: Sequence[int]
 
@@ -70,6 +91,7 @@ FULL: Final = Sizes(
     gap_s=7.0,
     stuck_s=12.0,
     published=2_000,
+    serving_s=4.0,
     backlogs=(10_000, 100_000, 1_000_000),
     workers=(1, 2, 3, 4),
 )
@@ -90,6 +112,7 @@ QUICK: Final = Sizes(
     gap_s=4.0,
     stuck_s=6.0,
     published=300,
+    serving_s=1.0,
     backlogs=(60_000,),
     workers=(2,),
 )
@@ -166,6 +189,15 @@ async def publishers(servers: Servers, sizes: Sizes, say: Say) -> list[Publishin
     return found
 
 
+async def gateways(servers: Servers, sizes: Sizes, say: Say) -> list[Serving]:
+    """The gateway, and the least that an endpoint can do."""
+    found = []
+    for number, contender in rounds(sizes.rounds, (GATEWAY, BARE_ENDPOINT)):
+        found.append(await serving(servers, contender, seconds=sizes.serving_s, number=number))
+        say(_fields(found[-1]))
+    return found
+
+
 async def memory(servers: Servers, sizes: Sizes, say: Say) -> list[Memory]:
     """With a stuck database."""
     found = await while_stuck(servers, sizes.workload // 2, stuck_s=sizes.stuck_s)
@@ -207,7 +239,7 @@ def _line(drained: Drain) -> str:
     )
 
 
-def _fields(record: Latency | Gap | Publishing | Memory) -> str:
+def _fields(record: Latency | Gap | Publishing | Serving | Memory) -> str:
     values = dataclasses.asdict(record).items()
     return ", ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values

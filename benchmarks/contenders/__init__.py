@@ -61,3 +61,8 @@ ONE_AT_A_TIME: Final = Contender("one-at-a-time", "aio-pika, one at a time", _pr
 FASTSTREAM: Final = Contender("faststream", "FastStream", _program("faststream_worker"))
 
 CONTENDERS: Final = (OURS, LIMIT, BATCHED, DRAMATIQ, ONE_AT_A_TIME, FASTSTREAM)
+
+GATEWAY: Final = Contender("gateway", "configcache gateway", ("-m", "configcache_worker", "gateway"))
+BARE_ENDPOINT: Final = Contender(
+    "bare-endpoint", "a bare Starlette endpoint", _program("bare_endpoint"), deletes=False
+)

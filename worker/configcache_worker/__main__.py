@@ -42,6 +42,7 @@ VERBS: Final = {
     "migrate": Verb("create or update the tables in the database"),
     "topology": Verb("create or check the exchanges and queues on the broker"),
     "doctor": Verb("say whether a worker could work, and what would mend it"),
+    "status": Verb("show what waits, who consumes, what could not be cleared and why"),
     "contracts": Verb("check a message against the contract, offline"),
     "settings": Verb("print the settings in force and where each came from"),
     "demo": Verb("show it all on private servers, before and after", extra="testing"),

@@ -80,6 +80,17 @@ def add_config_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def seconds(text: str) -> float:
+    """The value of an option that is a duration."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of seconds greater than 0, not {text}")
+    return value
+
+
 def load_settings(args: argparse.Namespace, *sections: str) -> Settings:
     """
     The settings, with *sections* validated.

@@ -14,6 +14,7 @@ from configcache_worker.cli import (
     load_settings,
     manual,
     say,
+    seconds,
 )
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout",
         metavar="SECONDS",
-        type=_seconds,
+        type=seconds,
         default=5.0,
         help="longest time to wait for the broker, connecting included (default: 5)",
     )
@@ -80,16 +81,6 @@ def _associate(text: str) -> int:
         raise argparse.ArgumentTypeError(
             f"must be a whole number from 1 to 9223372036854775807, not {text}"
         ) from None
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number of seconds greater than 0, not {text}")
-    return seconds
 
 
 def _command(args: argparse.Namespace) -> ClearConfigurationCache:

@@ -79,7 +79,7 @@ async def _identity(looking: Inspection, report: Report) -> str:
 
 
 async def _migrations(database: DatabaseSettings, layout: TableLayout) -> Finding:
-    if not _is_ours(layout):
+    if not layout.is_standard:
         return Finding(MIGRATIONS, State.SKIPPED, f"not needed: {layout.name} is a table of your own")
     try:
         pending = await migrate(
@@ -109,7 +109,7 @@ async def _table(looking: Inspection, layout: TableLayout, role: str) -> list[Fi
     try:
         await looking.check_layout()
     except TableMissing:
-        mend = _MIGRATE if _is_ours(layout) else "set cache.schema and cache.table right"
+        mend = _MIGRATE if layout.is_standard else "set cache.schema and cache.table right"
         return [Finding(TABLE, State.WRONG, f"there is no table {layout.name}", mend)]
     except LayoutError as error:
         return [_layout_problem(layout, problem) for problem in error.problems]
@@ -138,8 +138,3 @@ async def _writes(looking: Inspection) -> Finding:
     except TableFault as fault:
         return Finding(WRITES, State.WRONG, str(fault), _WRITE_MENDS.get(fault.sqlstate or ""))
     return Finding(WRITES, State.OK, "a DELETE of no rows was committed")
-
-
-def _is_ours(layout: TableLayout) -> bool:
-    """Whether it is the table that the migrations create."""
-    return layout == TableLayout(schema=layout.schema)

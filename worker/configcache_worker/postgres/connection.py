@@ -113,7 +113,7 @@ class Connection:
 
     def __repr__(self) -> str:
         state = "closed" if self._connection is None else "open"
-        return f"<{type(self).__name__} to {_host(self._url)}, {state}>"
+        return f"<{type(self).__name__} to {host_of(self._url)}, {state}>"
 
     async def fetch(
         self, statement: str, *arguments: object, fresh_plan: bool = False
@@ -252,7 +252,7 @@ async def connect(
 async def _connect_to_one(
     url: str, *, timeout_s: float, server_settings: dict[str, str], statement_cache_size: int
 ) -> PlainConnection:
-    server = f"no connection to PostgreSQL at {_host(url)}"
+    server = f"no connection to PostgreSQL at {host_of(url)}"
     try:
         return await asyncpg.connect(
             url, timeout=timeout_s, server_settings=server_settings, statement_cache_size=statement_cache_size
@@ -291,7 +291,7 @@ def _split_hosts(url: str) -> list[str]:
     return [parts._replace(netloc=f"{user}{at}{host}").geturl() for host in hosts.split(",")]
 
 
-def _host(url: str) -> str:
+def host_of(url: str) -> str:
     """The host and port part of *url*, without user and password."""
     try:
         check_database_url(url)

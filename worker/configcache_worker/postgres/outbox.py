@@ -22,7 +22,7 @@ from configcache_worker.postgres.statements import quoted
 if TYPE_CHECKING:
     from configcache_worker.postgres.connection import TimeLimits
 
-__all__ = ["OutboxFault", "OutboxRow", "OutboxSession", "PostgresOutbox"]
+__all__ = ["OutboxFault", "OutboxRow", "OutboxSession", "PostgresOutbox", "outbox_table"]
 
 _CHANNEL: Final = "configuration_cache_outbox"
 _TABLE: Final = "configuration_cache_outbox"
@@ -59,6 +59,11 @@ Publish = Callable[[Sequence[OutboxRow]], Awaitable[Collection[int]]]
 """Publishes rows, in bounded time, and gives the ids of those that may be deleted. Must not raise for the others."""
 
 
+def outbox_table(schema: str) -> str:
+    """The table as SQL names it."""
+    return f"{quoted(schema)}.{_TABLE}"
+
+
 class PostgresOutbox:
     """
     Opens sessions.
@@ -74,7 +79,7 @@ class PostgresOutbox:
 
     def __init__(self, url: str, *, schema: str, limits: TimeLimits, hold_s: float) -> None:
         self._url = url
-        self._table = f"{quoted(schema)}.{_TABLE}"
+        self._table = outbox_table(schema)
         self._limits = limits
         self._settings = {
             "application_name": "configcache relay",

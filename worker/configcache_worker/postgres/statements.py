@@ -51,6 +51,11 @@ class TableLayout:
         names = (self.application, self.instance, self.associate)
         return names if self.item is None else (*names, self.item)
 
+    @property
+    def is_standard(self) -> bool:
+        """Whether it is the table that the migrations create, in whatever schema; then it has all of its columns."""
+        return self == TableLayout(schema=self.schema)
+
 
 def quoted(identifier: str) -> str:
     """

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from aio_pika.abc import AbstractConnection
 from aiormq.abc import AbstractChannel
+from aiormq.connection import DEFAULT_PORTS
 from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity, ChannelPreconditionFailed
 from pamqp.commands import Basic
 
@@ -26,7 +27,7 @@ from configcache.topology import TOPOLOGY, Exchange, Queue
 from configcache_worker.rabbitmq import declare
 from configcache_worker.rabbitmq.declare import Finding, Problem
 
-__all__ = ["BrokerBlocked", "Counts", "Finding", "Inspection", "Problem", "Product"]
+__all__ = ["BrokerBlocked", "Counts", "Finding", "Inspection", "Problem", "Product", "QueueMissing"]
 
 _TIMEOUT_S: Final = 5.0
 _CLOSE_TIMEOUT_S: Final = 1.0  # a broker that has blocked us does not answer that either
@@ -37,6 +38,10 @@ _Request = Callable[[AbstractChannel], Awaitable[object]]
 
 class BrokerBlocked(BrokerUnavailable):
     """An alarm (memory, disk) is on, and the broker reads no further from connections that publish."""
+
+
+class QueueMissing(BrokerUnavailable):
+    """There is no such queue."""
 
 
 class Product(NamedTuple):
@@ -72,17 +77,21 @@ class Inspection:
         url: As the worker has it.
         timeout_s: For connecting.
         heartbeat_s: A silent broker is noticed after about three times this.
+        name: What the broker shows the connection as.
     """
 
-    def __init__(self, url: str, *, timeout_s: float, heartbeat_s: int) -> None:
+    def __init__(
+        self, url: str, *, timeout_s: float, heartbeat_s: int, name: str = "configcache doctor"
+    ) -> None:
         self._url = url
+        self._name = name
         self._timeout_s = timeout_s
         self._heartbeat_s = heartbeat_s
         self._connection: AbstractConnection | None = None
 
     async def __aenter__(self) -> Self:
         self._connection = await connect(
-            self._url, name="configcache doctor", timeout_s=self._timeout_s, heartbeat_s=self._heartbeat_s
+            self._url, name=self._name, timeout_s=self._timeout_s, heartbeat_s=self._heartbeat_s
         )
         return self
 
@@ -96,6 +105,14 @@ class Inspection:
         transport = self._open().transport
         properties: Mapping[str, Any] = transport.connection.server_properties if transport else {}
         return Product(str(properties.get("product", "?")), str(properties.get("version", "?")))
+
+    def address(self) -> str:
+        """Host and port of the one that answers."""
+        transport = self._open().transport
+        if transport is None:
+            return "?"
+        url = transport.connection.url
+        return f"{url.host_subcomponent}:{url.port or DEFAULT_PORTS[url.scheme]}"
 
     async def check_topology(self) -> list[Finding]:
         """What is missing; and what is different, as far as this user may compare."""
@@ -111,7 +128,12 @@ class Inspection:
         return [entity.name for entity in entities if not await self._is_permitted(partial(_look_at, entity))]
 
     async def counts(self, queue: str) -> Counts | None:
-        """How many messages and consumers *queue* has; None where this user may not look at it."""
+        """
+        How many messages and consumers *queue* has; None where this user may not look at it.
+
+        Raises:
+            QueueMissing: It is not there.
+        """
         with broker_errors(f"cannot look at {queue}"):
             try:
                 async with self._open().channel(publisher_confirms=False) as channel:
@@ -119,6 +141,8 @@ class Inspection:
                     answer = await underlay.queue_declare(queue, passive=True, timeout=_TIMEOUT_S)
             except ChannelAccessRefused:
                 return None
+            except ChannelNotFoundEntity as error:
+                raise QueueMissing(f"there is no queue {queue}") from error
         return Counts(answer.message_count or 0, answer.consumer_count or 0)
 
     async def may_consume(self, queue: str) -> bool:

@@ -27,14 +27,30 @@ async def system(new_system):
 
 
 @pytest.fixture(scope="session")
-def managed(tmp_path_factory):
+def broker_metrics_port():
+    """Where the managed broker serves its metrics."""
+    (port,) = free_ports(1)
+    return port
+
+
+@pytest.fixture(scope="session")
+def managed(tmp_path_factory, broker_metrics_port):
     """A broker with its management API: the two URLs, and the node."""
     plugins = tmp_path_factory.mktemp("managed") / "enabled_plugins"
-    plugins.write_text("[rabbitmq_management].")
+    plugins.write_text("[rabbitmq_management, rabbitmq_prometheus].")
     (port,) = free_ports(1)
     node = RabbitMQ(
-        config={"management.tcp.ip": LOOPBACK, "management.tcp.port": str(port)},
-        environment={"RABBITMQ_ENABLED_PLUGINS_FILE": str(plugins)},
+        config={
+            "management.tcp.ip": LOOPBACK,
+            "management.tcp.port": str(port),
+            "prometheus.tcp.ip": LOOPBACK,
+            "prometheus.tcp.port": str(broker_metrics_port),
+        },
+        environment={
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(plugins),
+            # A queue reports so often, in milliseconds. Usually every 5 s.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-rabbit quorum_tick_interval 100",
+        },
     )
     with available(), node:
         yield node.url, f"http://{LOOPBACK}:{port}", node

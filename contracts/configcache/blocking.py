@@ -48,7 +48,7 @@ class Publisher:
     Args: as for :class:`configcache.Publisher`.
 
     Raises:
-        ValueError: The URL is none, or a number is not positive.
+        ValueError: The URL is none, a number is not positive, or *app_id* is longer than 255 bytes.
     """
 
     _wrapped: type[asynchronous.Publisher] = asynchronous.Publisher

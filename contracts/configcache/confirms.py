@@ -197,7 +197,8 @@ class PublishingSession:
         answer: asyncio.Future[_Outcome] = asyncio.get_running_loop().create_future()
         self._open[tag] = answer
         self._tags[message_id] = tag
-        self._line.send(message(self._number, method, properties, body, most_bytes=self._most_bytes))
+        frames = message(self._number, method, properties, body, most_bytes=self._most_bytes)
+        self._line.send(frames, at_once=len(self._open) == 1)
         try:
             return await answer
         finally:

@@ -29,7 +29,6 @@ class PublishingLine(Stream):
         self._call_soon = loop.call_soon
         self._cutter = AnswerCutter()
         self._sink: Callable[[list[Answer]], None] | None = None
-        self._is_gathering = False
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
 
@@ -44,18 +43,20 @@ class PublishingLine(Stream):
         self.cuts_from_now()
         self._cutter.watch(channel)
 
-    def send(self, frames: bytes) -> None:
+    def send(self, frames: bytes, *, at_once: bool) -> None:
         """
-        Send whole frames, soon.
+        Send whole frames.
 
-        What comes first goes at once; what follows in the same turn of the event loop goes together at its end, since a
-        write costs several times what a publish does.
+        Args:
+            frames: What to send.
+            at_once: Or else together with what else is sent in this turn of the event loop, as soon as it has ended: a
+                write costs several times what a publish does.
         """
-        if not self._is_gathering:
-            self._is_gathering = True
-            self._call_soon(self._send_gathered)
+        if at_once and not self._gathered:
             self.write(frames)
             return
+        if not self._gathered:
+            self._call_soon(self._flush)
         self._gathered.append(frames)
         self._gathered_bytes += len(frames)
         if self._gathered_bytes > _SENT_AT_ONCE_BYTES:
@@ -75,13 +76,8 @@ class PublishingLine(Stream):
         super().resume_writing()
         self.has_room.set()
 
-    def _send_gathered(self) -> None:
-        self._is_gathering = False
-        if self._gathered:
-            self._flush()
-
     def _flush(self) -> None:
-        if self.is_open:
+        if self._gathered and self.is_open:
             self.write(b"".join(self._gathered))
         self._gathered.clear()
         self._gathered_bytes = 0

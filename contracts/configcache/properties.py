@@ -40,6 +40,8 @@ class CommandProperties:
 
     def __init__(self, app_id: str | None) -> None:
         flags = _OF_EVERY_COMMAND
+        if app_id and (length := len(app_id.encode())) > _LONGEST_SHORT_STRING:
+            raise ValueError(f"app_id must have at most {_LONGEST_SHORT_STRING} bytes, not {length}")
         last = _short_string(COMMAND_PROPERTIES.type or "")
         if app_id:
             flags |= _APP_ID
@@ -73,10 +75,6 @@ class CommandProperties:
 
 def _short_string(text: str) -> bytes:
     encoded = text.encode()
-    if len(encoded) > _LONGEST_SHORT_STRING:
-        raise ValueError(
-            f"{len(encoded)} bytes are too long for a property; at most {_LONGEST_SHORT_STRING} fit"
-        )
     return bytes([len(encoded)]) + encoded
 
 

@@ -65,7 +65,7 @@ class Publisher:
         reconnect: How long to wait before connecting again.
 
     Raises:
-        ValueError: The URL is none, or a number is not positive.
+        ValueError: The URL is none, a number is not positive, or *app_id* is longer than 255 bytes.
     """
 
     def __init__(

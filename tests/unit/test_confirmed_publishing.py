@@ -92,7 +92,7 @@ def test_a_commands_properties_are_those_that_the_driver_would_encode(app_id, me
 def test_a_name_of_a_service_that_amqp_cannot_carry_is_an_error_at_once():
     Publisher(url="amqp://localhost/", app_id="é" * 127)
 
-    with pytest.raises(ValueError, match="256 bytes are too long for a property; at most 255 fit"):
+    with pytest.raises(ValueError, match="app_id must have at most 255 bytes, not 256"):
         Publisher(url="amqp://localhost/", app_id="é" * 128)
 
 

@@ -8,7 +8,7 @@ from configcache import topology
 from configcache.command import PROPERTIES, ClearConfigurationCache
 from configcache.errors import Reason
 from configcache.wire import COMMAND_PROPERTIES, Properties
-from configcache_worker.rabbitmq import dead_letters
+from configcache_worker.rabbitmq import copies
 from tests.docs.documents import PROJECT, table_rows
 
 CONTRACT = PROJECT / "docs" / "contract.md"
@@ -57,7 +57,7 @@ def test_every_reason_is_listed_in_the_order_of_the_checks():
 
 
 def test_the_headers_of_dead_letters_are_those_that_are_written():
-    written = {name.decode() for name in dead_letters._OURS}
+    written = {name.decode() for name in copies.LETTER_HEADERS}
 
     assert {name for row in table_rows(CONTRACT, "Dead letters") for name in names(row)} == written
 

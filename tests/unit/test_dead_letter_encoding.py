@@ -13,7 +13,7 @@ from pamqp.header import ContentHeader
 
 from configcache.wire import Properties, Reason
 from configcache_worker.core.ports import Delivery, Letter
-from configcache_worker.rabbitmq.dead_letters import MAX_PROPERTIES_BYTES, encode_letter
+from configcache_worker.rabbitmq.copies import MAX_PROPERTIES_BYTES, encode_letter
 from configcache_worker.rabbitmq.reading import Envelope
 
 NOW_MS = 1_700_000_000_123

@@ -1,16 +1,13 @@
 """
 Copy deliveries that can never succeed to the dead-letter exchange, with the reason written on them.
 
-The first half is pure: a letter's properties, put together from the bytes of the original's, so that whatever
-a publisher wrote is copied as it is, also values that the AMQP library would read and write differently. The
-second half publishes, on a connection of its own, which a blocked publisher cannot take from the consumer.
-Which deliveries go here, and what follows from an outcome, is the pipeline's business.
+Published on a connection of its own, which a blocked publisher cannot take from the consumer. What a copy consists of
+is in ``copies``; which deliveries go here, and what follows from an outcome, is the pipeline's business.
 """
 
 from __future__ import annotations
 
 import asyncio
-import struct
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -25,131 +22,12 @@ from configcache.connection import RetryPolicy, Supervisor
 from configcache.errors import BrokerUnavailable, PublishError, Unroutable
 from configcache.topology import DEAD_LETTER_EXCHANGE, DEAD_LETTER_ROUTING_KEY
 from configcache_worker.core.ports import Burial, Letter
-from configcache_worker.rabbitmq.properties import LAYOUT, MalformedTable, fields, split
-from configcache_worker.rabbitmq.reading import Envelope
+from configcache_worker.rabbitmq.copies import encode_letter
 
 log = structlog.stdlib.get_logger()
 
-MAX_DETAIL_BYTES: Final = 1024
-MAX_PROPERTIES_BYTES: Final = 64 * 1024
-"""
-Half of what fits in a frame, since the broker adds headers of its own on every further way a dead letter
-takes.
-"""
-
 _MUTE_AFTER: Final = 5
 """A channel that has confirmed nothing for so many timeouts is given up. A slow disk has its say well before."""
-
-_PERSISTENT: Final = b"\x02"
-_LENGTH = struct.Struct(">I")
-_FLAGS = struct.Struct(">H")
-_MILLISECONDS = struct.Struct(">q")
-
-# Kept, these would act on the copy. A message id that occurs twice mixes up the results of publishes; a user
-# id that is not ours closes the channel, as does a malformed CC or expiration; a good expiration lets the
-# letter vanish, and a good CC sends copies elsewhere.
-_MOVED_PROPERTIES: Final[tuple[str, ...]] = ("message_id", "user_id", "expiration")
-_MOVED_HEADERS: Final = frozenset({b"CC", b"BCC"})
-# Publishing with this very address asks for a consumer on the publishing channel, which is closed if there is
-# none.
-_DIRECT_REPLY_TO: Final = b"\x15amq.rabbitmq.reply-to"
-_OURS: Final = frozenset(
-    {
-        b"dead-letter-reason",
-        b"dead-letter-detail",
-        b"dead-lettered-at",
-        b"original-exchange",
-        b"original-routing-key",
-        b"original-message-id",
-        b"original-user-id",
-        b"original-expiration",
-        b"original-reply-to",
-        b"original-CC",
-        b"original-BCC",
-    }
-)
-
-
-def encode_letter(letter: Letter, *, message_id: str, now_ms: int) -> bytes | None:
-    """
-    Put together the properties of the copy of *letter*: property flags and properties as on the wire.
-
-    Args:
-        letter: Its delivery's envelope is a :class:`~configcache_worker.rabbitmq.reading.Envelope`.
-        message_id: The copy's; never used before.
-        now_ms: Unix milliseconds.
-
-    Returns:
-        The encoded properties, or None: they do not fit :data:`MAX_PROPERTIES_BYTES`, or the original's are
-        no AMQP.
-    """
-    envelope = letter.delivery.envelope
-    assert isinstance(envelope, Envelope)
-    try:
-        properties = split(envelope.header)
-        table = b"".join(
-            [*_kept_headers(properties.get("headers")), *_our_headers(letter, envelope, properties, now_ms)]
-        )
-    except MalformedTable:
-        return None
-    for name in _moved_properties(properties):
-        del properties[name]
-    properties["headers"] = _LENGTH.pack(len(table)) + table
-    properties["delivery_mode"] = _PERSISTENT
-    properties["message_id"] = _short_string(message_id.encode())
-    encoded = _joined(properties)
-    return encoded if len(encoded) <= MAX_PROPERTIES_BYTES else None
-
-
-def _kept_headers(table: bytes | None) -> list[bytes]:
-    """
-    The original's headers, except those that mean what ours mean. What moved keeps its value under its new
-    name.
-    """
-    kept = []
-    for key, value in fields(table) if table else ():
-        if key in _MOVED_HEADERS:
-            kept.append(_short_string(b"original-" + key) + value)
-        elif key not in _OURS:
-            kept.append(_short_string(key) + value)
-    return kept
-
-
-def _our_headers(
-    letter: Letter, envelope: Envelope, properties: dict[str, bytes], now_ms: int
-) -> list[bytes]:
-    detail = letter.detail.encode(errors="replace")[:MAX_DETAIL_BYTES].decode(errors="ignore")
-    return [
-        _text_header("dead-letter-reason", letter.reason.value.encode()),
-        _text_header("dead-letter-detail", detail.encode()),
-        _short_string(b"dead-lettered-at") + b"l" + _MILLISECONDS.pack(now_ms),
-        _text_header("original-exchange", envelope.exchange),
-        _text_header("original-routing-key", envelope.routing_key),
-        *(
-            _text_header("original-" + name.replace("_", "-"), properties[name][1:])
-            for name in _moved_properties(properties)
-        ),
-    ]
-
-
-def _moved_properties(properties: dict[str, bytes]) -> list[str]:
-    moved = [name for name in _MOVED_PROPERTIES if name in properties]
-    if properties.get("reply_to") == _DIRECT_REPLY_TO:
-        moved.append("reply_to")
-    return moved
-
-
-def _joined(properties: dict[str, bytes]) -> bytes:
-    present = [(flag, properties[name]) for flag, name, _ in LAYOUT if name in properties]
-    return _FLAGS.pack(sum(flag for flag, _ in present)) + b"".join(encoded for _, encoded in present)
-
-
-def _short_string(text: bytes) -> bytes:
-    return bytes([len(text)]) + text
-
-
-def _text_header(name: str, text: bytes) -> bytes:
-    return _short_string(name.encode()) + b"S" + _LENGTH.pack(len(text)) + text
 
 
 class _Copy(NamedTuple):

@@ -2,14 +2,13 @@
 
 import asyncio
 import json
-import struct
 
 import pytest
 from pamqp.commands import Basic
 
 from configcache import ClearConfigurationCache
 from configcache_worker.rabbitmq.workbench import Workbench
-from tests.raw import RawProperties, short
+from tests.letters import HEADERS, UNREADABLE, nested, raw
 
 GOOD = {"Application": "WebClient", "Instance": "Web", "AssociateId": 42}
 JSON = json.dumps(GOOD).encode()
@@ -48,34 +47,6 @@ BODIES = {
     b" " * 200_000: "body-too-large",
 }
 
-# flags of AMQP basic properties
-HEADERS, MESSAGE_ID, TIMESTAMP, CORRELATION_ID = 1 << 13, 1 << 7, 1 << 6, 1 << 10
-
-
-def table(content):
-    return struct.pack(">I", len(content)) + content
-
-
-def raw(flags, encoded):
-    return RawProperties(struct.pack(">H", flags) + encoded)
-
-
-def nested(depth):
-    inner = b""
-    for _ in range(depth):
-        inner = short(b"t") + b"F" + table(inner)
-    return table(inner)
-
-
-UNREADABLE = {
-    "a timestamp in microseconds": raw(TIMESTAMP, struct.pack(">Q", 1_700_000_000_000_000)),
-    "the last timestamp there is": raw(TIMESTAMP, b"\xff" * 8),
-    "a message id that is not UTF-8": raw(MESSAGE_ID, short(b"\xff\xfe")),
-    "a correlation id that is not UTF-8": raw(CORRELATION_ID, short(b"\xc3")),
-    "a header's key that is not UTF-8": raw(HEADERS, table(short(b"\xff") + b"t\x01")),
-    "tables nested ten thousand deep": raw(HEADERS, nested(10_000)),
-    "a timestamp out of range in a header": raw(HEADERS, table(short(b"at") + b"T" + b"\x7f" * 8)),
-}
 READABLE = {
     "nested tables": raw(HEADERS, nested(20)),
     "a user id of the publisher's own": Basic.Properties(user_id="guest"),

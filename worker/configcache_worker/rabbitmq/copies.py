@@ -7,13 +7,17 @@ What would act on the copy instead of describing it is moved to headers, or left
 
 from __future__ import annotations
 
+import re
 import struct
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from configcache_worker.core.ports import Letter
 from configcache_worker.rabbitmq.properties import LAYOUT, MalformedTable, fields, split
 from configcache_worker.rabbitmq.reading import Envelope
 
+REPLAYED_HEADER: Final = "replayed"
+"""How often a command has been replayed from the dead letters; absent on one that never was."""
 MAX_DETAIL_BYTES: Final = 1024
 MAX_PROPERTIES_BYTES: Final = 64 * 1024
 """
@@ -24,7 +28,7 @@ takes.
 _PERSISTENT: Final = b"\x02"
 _LENGTH = struct.Struct(">I")
 _FLAGS = struct.Struct(">H")
-_MILLISECONDS = struct.Struct(">q")
+_NUMBER = struct.Struct(">q")
 
 # Kept, these would act on the copy. A message id that occurs twice mixes up the results of publishes; a user
 # id that is not ours closes the channel, as does a malformed CC or expiration; a good expiration lets the
@@ -51,6 +55,12 @@ LETTER_HEADERS: Final = frozenset(
 )
 """The headers that a dead letter has of us."""
 
+_REPLAYED: Final = REPLAYED_HEADER.encode()
+_X_DEATH: Final = b"x-death"
+_ORIGINAL: Final = b"original-"
+_BROKERS_HEADER: Final = re.compile(rb"x-death|x-(first|last)-death-[a-z]+|x-delivery-count|x-acquired-count")
+"""What the broker writes on messages that it dead-letters or hands out again."""
+
 
 def encode_letter(letter: Letter, *, message_id: str, now_ms: int) -> bytes | None:
     """
@@ -69,18 +79,81 @@ def encode_letter(letter: Letter, *, message_id: str, now_ms: int) -> bytes | No
     assert isinstance(envelope, Envelope)
     try:
         properties = split(envelope.header)
-        table = b"".join(
-            [*_kept_headers(properties.get("headers")), *_our_headers(letter, envelope, properties, now_ms)]
-        )
+        headers = [
+            *_kept_headers(properties.get("headers")),
+            *_our_headers(letter, envelope, properties, now_ms),
+        ]
     except MalformedTable:
         return None
     for name in _moved_properties(properties):
         del properties[name]
-    properties["headers"] = _LENGTH.pack(len(table)) + table
-    properties["delivery_mode"] = _PERSISTENT
-    properties["message_id"] = _short_string(message_id.encode())
-    encoded = _joined(properties)
+    encoded = _persistent(properties, headers, message_id)
     return encoded if len(encoded) <= MAX_PROPERTIES_BYTES else None
+
+
+def encode_command(
+    header: bytes, *, message_id: str, replayed: int, instead: Mapping[str, str | None] | None = None
+) -> bytes:
+    """
+    Put together the properties of a command that is published once more, from those of its dead letter.
+
+    What the dead letter and the broker have added goes. So does what would act on the command: it was the first message's.
+
+    Args:
+        header: Payload of the dead letter's content header frame; one without properties will do.
+        message_id: The command's; never used before.
+        replayed: How often it will have been replayed.
+        instead: Properties to replace by other texts, or to leave out.
+
+    Raises:
+        MalformedTable: The properties in *header* can't be told apart.
+    """
+    properties = split(header)
+    dropped = LETTER_HEADERS | _MOVED_HEADERS | {_REPLAYED, _ORIGINAL + _X_DEATH}
+    table = properties.get("headers")
+    kept = [
+        _short_string(key) + value
+        for key, value in (fields(table) if table else ())
+        if key not in dropped and not _BROKERS_HEADER.fullmatch(key)
+    ]
+    for name in [*_moved_properties(properties), "cluster_id"]:
+        properties.pop(name, None)
+    for name, text in (instead or {}).items():
+        properties.pop(name, None)
+        if text is not None:
+            properties[name] = _short_string(text.encode())
+    return _persistent(properties, [*kept, _number_header(_REPLAYED, replayed)], message_id)
+
+
+def encode_imported(header: bytes, *, fresh_id: str) -> tuple[str, bytes]:
+    """
+    Put together the properties of a dead letter that was exported, and comes back.
+
+    They stay as they were but for what would act on the message (letters that the broker itself had dead-lettered may
+    have such), and for the broker's own headers, which it takes from nobody: ``x-death`` becomes ``original-x-death``.
+
+    Args:
+        header: Payload of a content header frame with the exported properties.
+        fresh_id: The message's, if it has none that can be read.
+
+    Returns:
+        The message's id, and its encoded properties.
+
+    Raises:
+        MalformedTable: The properties in *header* can't be told apart.
+    """
+    properties = split(header)
+    message_id = _readable(properties.pop("message_id", b"\0")[1:]) or fresh_id
+    table = properties.get("headers")
+    kept = []
+    for key, value in fields(table) if table else ():
+        if key in _MOVED_HEADERS or key == _X_DEATH:
+            kept.append(_short_string(_ORIGINAL + key) + value)
+        elif not _BROKERS_HEADER.fullmatch(key):
+            kept.append(_short_string(key) + value)
+    moved = _moved_properties(properties)
+    kept += [_text_header("original-" + name.replace("_", "-"), properties.pop(name)[1:]) for name in moved]
+    return message_id, _persistent(properties, kept, message_id)
 
 
 def _kept_headers(table: bytes | None) -> list[bytes]:
@@ -104,7 +177,7 @@ def _our_headers(
     return [
         _text_header("dead-letter-reason", letter.reason.value.encode()),
         _text_header("dead-letter-detail", detail.encode()),
-        _short_string(b"dead-lettered-at") + b"l" + _MILLISECONDS.pack(now_ms),
+        _number_header(b"dead-lettered-at", now_ms),
         _text_header("original-exchange", envelope.exchange),
         _text_header("original-routing-key", envelope.routing_key),
         *(
@@ -121,6 +194,26 @@ def _moved_properties(properties: dict[str, bytes]) -> list[str]:
     return moved
 
 
+def _persistent(properties: dict[str, bytes], headers: Sequence[bytes], message_id: str) -> bytes:
+    """*properties* of a persistent message with these *headers*, as on the wire."""
+    table = b"".join(headers)
+    return _joined(
+        {
+            **properties,
+            "headers": _LENGTH.pack(len(table)) + table,
+            "delivery_mode": _PERSISTENT,
+            "message_id": _short_string(message_id.encode()),
+        }
+    )
+
+
+def _readable(text: bytes) -> str | None:
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return None
+
+
 def _joined(properties: dict[str, bytes]) -> bytes:
     present = [(flag, properties[name]) for flag, name, _ in LAYOUT if name in properties]
     return _FLAGS.pack(sum(flag for flag, _ in present)) + b"".join(encoded for _, encoded in present)
@@ -132,3 +225,7 @@ def _short_string(text: bytes) -> bytes:
 
 def _text_header(name: str, text: bytes) -> bytes:
     return _short_string(name.encode()) + b"S" + _LENGTH.pack(len(text)) + text
+
+
+def _number_header(name: bytes, number: int) -> bytes:
+    return _short_string(name) + b"l" + _NUMBER.pack(number)

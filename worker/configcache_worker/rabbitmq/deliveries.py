@@ -130,6 +130,17 @@ class DeliverySession:
                 await self._round_trip()
             self._answers = 0
 
+    async def give_back(self) -> None:
+        """
+        End the session by closing its channel alone; the connection stays. In bounded time.
+
+        What is not settled is the broker's again a moment later: its answer does not wait for the queue.
+        """
+        self.end("closed")
+        with contextlib.suppress(BrokerUnavailable), broker_errors("closing the channel"):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._channel.close()
+
     async def close(self) -> None:
         """End the session and close its connection in bounded time. Safe to repeat."""
         self.end("closed")

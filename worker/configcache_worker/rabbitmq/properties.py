@@ -185,6 +185,29 @@ def fields(table: bytes) -> Iterator[tuple[bytes, bytes]]:
         raise MalformedTable("truncated") from error
 
 
+def items(array: bytes) -> Iterator[bytes]:
+    """
+    The values of an encoded *array*, each with its type octet.
+
+    Args:
+        array: With its four length octets.
+
+    Raises:
+        MalformedTable: A value reaches over the end, or has an unknown type.
+    """
+    try:
+        end = _LENGTH.size + _LENGTH.unpack_from(array)[0]
+        if end > len(array):
+            raise MalformedTable("truncated")
+        position = _LENGTH.size
+        while position < end:
+            value_end = _value_end(array, position, end)
+            yield array[position:value_end]
+            position = value_end
+    except (struct.error, IndexError) as error:
+        raise MalformedTable("truncated") from error
+
+
 def delivery_count(header: bytes) -> int:
     """How often the broker counted this message as returned (``x-delivery-count``), 0 if it does not say."""
     try:

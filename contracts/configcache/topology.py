@@ -132,6 +132,13 @@ SUBSCRIBER_PERMISSIONS: Final = Permissions(
 )
 """For whoever listens to news, with a queue that the broker names."""
 
+OPERATOR_PERMISSIONS: Final = Permissions(
+    configure=NOTHING,
+    write=_any_of(COMMAND_EXCHANGE, DEAD_LETTER_EXCHANGE),
+    read=_any_of(DEAD_LETTER_QUEUE),
+)
+"""For whoever runs ``configcache dead-letters``: reads dead letters, replays them as commands, imports them again."""
+
 # Binding writes to the queue and reads the exchange; declaring a queue with a dead-letter exchange reads the queue and
 # writes to that exchange.
 SETUP_PERMISSIONS: Final = Permissions(

@@ -83,6 +83,7 @@ def test_the_rights_are_those_of_the_topology():
         "producer": topology.PRODUCER_PERMISSIONS,
         "worker": topology.WORKER_PERMISSIONS,
         "subscriber": topology.SUBSCRIBER_PERMISSIONS,
+        "operator": topology.OPERATOR_PERMISSIONS,
         "set-up": topology.SETUP_PERMISSIONS,
     }
 

@@ -15,8 +15,8 @@ toml       a settings file: it must be valid
 text       output, not executed; so is a block without an info string
 =========  =============================================================================================================
 
-URLs of brokers and databases are replaced by those of private servers, on which exchanges, queues and tables exist. Of the
-commands, ``configcache`` is real, and the stand-ins of ``stand_ins.py`` answer for others; more there are not.
+The folder has the project's ``examples``. URLs of brokers and databases are replaced by those of private servers, on which exchanges, queues and tables exist. Of the
+commands, ``configcache``, ``python`` and ``cat`` are real, and the stand-ins of ``stand_ins.py`` answer for others; more there are not.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ def shell(settings, tmp_path):
     commands = _commands(tmp_path / "commands")
     folder = tmp_path / "folder"
     folder.mkdir()
+    (folder / "examples").symlink_to(PROJECT / "examples")
     environment = {
         "PATH": str(commands),
         "PYTHONPATH": os.pathsep.join(sys.path),
@@ -99,6 +100,7 @@ def _commands(folder):
         command = folder / name
         command.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{stand_ins.__file__}" {name} "$@"\n')
         command.chmod(0o755)
+    (folder / "python").symlink_to(sys.executable)
     for name in REAL_COMMANDS:
         (folder / name).symlink_to(shutil.which(name))
     return folder

@@ -68,7 +68,7 @@ def test_help_lists_every_verb(capsys):
     assert main(["--help"]) == 0
 
     out = capsys.readouterr().out
-    assert re.findall(r"^    (\w+) {2,}\w", out, re.MULTILINE) == list(VERBS)
+    assert re.findall(r"^    ([\w-]+) {2,}\w", out, re.MULTILINE) == list(VERBS)
 
 
 def test_no_verb_prints_the_help_and_is_wrong_usage(capsys):

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from configcache.topology import (
+    OPERATOR_PERMISSIONS,
     PRODUCER_PERMISSIONS,
     SETUP_PERMISSIONS,
     TOPOLOGY,
@@ -78,6 +79,12 @@ def test_a_worker_may_read_its_queue_and_write_dead_letters_and_events():
     assert permitted(WORKER_PERMISSIONS.read) == {COMMANDS}
     assert permitted(WORKER_PERMISSIONS.write) == {"configuration.dead-letter", "configuration.events"}
     assert permitted(WORKER_PERMISSIONS.configure) == set()
+
+
+def test_an_operator_may_read_dead_letters_and_publish_them_as_either_and_nothing_else():
+    assert permitted(OPERATOR_PERMISSIONS.read) == {DEAD_LETTERS}
+    assert permitted(OPERATOR_PERMISSIONS.write) == {"configuration", "configuration.dead-letter"}
+    assert permitted(OPERATOR_PERMISSIONS.configure) == set()
 
 
 def test_set_up_may_declare_everything_but_neither_publish_commands_nor_read_dead_letters():

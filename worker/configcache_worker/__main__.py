@@ -41,6 +41,7 @@ VERBS: Final = {
     "publish": Verb("publish one command, confirmed by the broker"),
     "migrate": Verb("create or update the tables in the database"),
     "topology": Verb("create or check the exchanges and queues on the broker"),
+    "dead-letters": Verb("look at what could not be applied, mend and replay it"),
     "doctor": Verb("say whether a worker could work, and what would mend it"),
     "status": Verb("show what waits, who consumes, what could not be cleared and why"),
     "contracts": Verb("check a message against the contract, offline"),
@@ -99,7 +100,7 @@ def _run_verb(
     # Until a verb configures logs, libraries say nothing: what matters reaches the verb as an exception.
     logging.getLogger().addHandler(logging.NullHandler())
     try:
-        verb: ModuleType = importlib.import_module(f"configcache_worker.cli.{name}")
+        verb: ModuleType = importlib.import_module(f"configcache_worker.cli.{name.replace('-', '_')}")
         verb.add_arguments(verbs_parser)
         code: int = verb.run(parser.parse_args(arguments))
     except ModuleNotFoundError as missing:
@@ -115,6 +116,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     parser = _Parser(
         prog="configcache",
         description="Keeps a cache of built configurations in step: commands in by RabbitMQ, rows out of PostgreSQL.",
+        formatter_class=_HelpFormatter,
         epilog="`configcache VERB --help` is the manual of a verb. Exit codes: 0 done, 1 failed, 2 wrong usage or settings.",
     )
     parser.add_argument("-V", "--version", action=_Version, help="print the version and exit")
@@ -123,6 +125,14 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         name: subparsers.add_parser(name, help=verb.summary, allow_abbrev=False)
         for name, verb in VERBS.items()
     }
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Keeps each verb on one line: argparse forgets that verbs are indented once more than options."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog)
+        self._action_max_length = max(map(len, VERBS)) + 2 * self._indent_increment
 
 
 class _Parser(argparse.ArgumentParser):

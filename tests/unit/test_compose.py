@@ -18,7 +18,13 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from configcache.topology import PRODUCER_PERMISSIONS, SETUP_PERMISSIONS, WORKER_PERMISSIONS, Permissions
+from configcache.topology import (
+    OPERATOR_PERMISSIONS,
+    PRODUCER_PERMISSIONS,
+    SETUP_PERMISSIONS,
+    WORKER_PERMISSIONS,
+    Permissions,
+)
 from configcache_worker.observe.health import HealthServer, Readiness
 from configcache_worker.settings import CacheSettings, GatewaySettings, TelemetrySettings, WorkerSettings
 from configcache_worker.settings.names import every_setting
@@ -67,7 +73,12 @@ def seconds(duration):
 
 @pytest.mark.parametrize(
     ("user", "permissions"),
-    [("setup", SETUP_PERMISSIONS), ("worker", WORKER_PERMISSIONS), ("producer", PRODUCER_PERMISSIONS)],
+    [
+        ("setup", SETUP_PERMISSIONS),
+        ("worker", WORKER_PERMISSIONS),
+        ("producer", PRODUCER_PERMISSIONS),
+        ("operator", OPERATOR_PERMISSIONS),
+    ],
 )
 def test_users_of_the_broker_have_the_rights_of_their_role_and_no_more(user, permissions):
     (given,) = [entry for entry in DEFINITIONS["permissions"] if entry["user"] == user]
@@ -133,7 +144,13 @@ def test_a_gateway_has_longer_to_stop_than_it_takes_to_drain_and_opens_the_port_
 
 
 @pytest.mark.parametrize(
-    ("service", "user"), [("worker", "worker"), ("publish", "producer"), ("demo-publish", "producer")]
+    ("service", "user"),
+    [
+        ("worker", "worker"),
+        ("publish", "producer"),
+        ("demo-publish", "producer"),
+        ("dead-letters", "operator"),
+    ],
 )
 def test_each_part_connects_as_the_user_with_the_least_rights(service, user):
     environment = SERVICES[service]["environment"]

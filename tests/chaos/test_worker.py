@@ -34,9 +34,11 @@ async def test_a_worker_killed_at_any_moment_loses_nothing(load, system, start_w
     found_working = 0
 
     async with load.flowing(numbers, poison_every=20):
-        for _ in range(scale(25, in_suite=2)):
+        for number in range(scale(25, in_suite=2)):
             worker = start_worker(system.settings, **SLOW)
-            await asyncio.sleep(rng.uniform(0.3, 1.8))
+            if number % 2:  # at work, however long its start takes; the others at any moment of that
+                await load.progress()
+            await asyncio.sleep(rng.uniform(0.0, 1.5))
             worker.kill()
             found_working += bool(worker.events("batch.cleared"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 
 import pytest
@@ -251,5 +252,23 @@ def test_no_more_can_be_asked_for_than_a_box_can_hold():
 
 
 @pytest.mark.parametrize("reason", [*Reason, "delivery_limit"])
-def test_there_is_advice_for_every_reason(reason):
-    assert advise(reason) != advise("another")
+def test_there_is_advice_for_every_reason_and_it_can_be_typed(reason):
+    letter = of(headers={"dead-letter-reason": str(reason)}, message_id="one")
+    other = of(headers={"dead-letter-reason": "another"}, message_id="one")
+
+    assert advise(letter) != advise(other)
+    assert re.search(r"configcache dead-letters (replay|discard) one\b", advise(letter))
+
+
+@pytest.mark.parametrize("moment", [-1, 1 << 62, "now", None])
+def test_a_moment_that_is_none_is_not_told(moment):
+    letter = of(headers={"published-at": moment, "dead-lettered-at": moment})
+
+    assert (letter.published_at_ms, letter.dead_lettered_at_ms) == (None, None)
+
+
+def test_a_producer_is_named_as_it_can_be_typed():
+    letter = of(app_id="\x1b[2Jshop")
+
+    assert letter.producer == "\\x1b[2Jshop"
+    assert Selection(producer="\\x1b[2Jshop").includes(letter)

@@ -5,21 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from configcache_worker.letters.text import printable
 
-def printable(text: str) -> str:
-    """
-    *text* with everything escaped that would not show as itself.
-
-    Control characters, line breaks, characters without width or that change the direction, lone surrogates: to a terminal
-    they may be commands.
-    """
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else _escaped(character) for character in text)
-
-
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
+__all__ = ["counted", "moment", "printable", "table"]
 
 
 def moment(milliseconds: int | None) -> str:

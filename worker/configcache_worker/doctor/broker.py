@@ -202,7 +202,7 @@ def _dead_letters(count: int) -> Finding:
         DEAD_LETTERS,
         State.WARNING,
         text,
-        "read their header dead-letter-reason; `configcache contracts reasons` explains it",
+        "`configcache dead-letters list` says why, and `show` what can be done",
     )
 
 

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from configcache.wire import Reason
 from configcache_worker.core.ports import Delivery
+from configcache_worker.letters.text import printable
 from configcache_worker.rabbitmq.copies import REPLAYED_HEADER
 from configcache_worker.rabbitmq.properties import MalformedTable, UnreadableProperties, fields, scan, split
 from configcache_worker.rabbitmq.reading import LONGEST_BODY_BYTES, Envelope
@@ -35,6 +36,7 @@ _MOST_REPLAYED: Final = 1_000_000
 _BODY_SIZE: Final = struct.Struct(">Q")
 _BODY_SIZE_AT: Final = 4  # after class and weight
 _PROPERTIES_AT: Final = 12
+_LATEST_MS: Final = 253_402_300_799_999
 COUNTERS: Final = frozenset({b"x-delivery-count", b"x-acquired-count"})
 """Headers in which the broker counts how often a letter was looked at: they are not the letter's own."""
 
@@ -69,7 +71,7 @@ class DeadLetter:
     detail: str | None
     """A sentence: what was wrong."""
     producer: str
-    """Who published it: ``app_id``, else the broker's user, else :data:`UNKNOWN`."""
+    """Who published it: ``app_id``, else the broker's user, else :data:`UNKNOWN`. Escaped, so that it can be typed."""
     dead_lettered_at_ms: int | None
     """Unix milliseconds."""
     published_at_ms: int | None
@@ -111,12 +113,15 @@ def read_letter(delivery: Delivery) -> DeadLetter:
         id=_id(properties.get("message_id"), envelope.header, body),
         reason=_word(headers.get("dead-letter-reason")) or _reason_of_death(latest),
         detail=_text(headers.get("dead-letter-detail")) or _explain(latest, unreadable, body_bytes),
-        producer=_text(properties.get("app_id"))
-        or _text(properties.get("user_id"))
-        or _text(headers.get("original-user-id"))
-        or UNKNOWN,
-        dead_lettered_at_ms=_integer(headers.get("dead-lettered-at")) or (latest and latest.at_ms),
-        published_at_ms=_integer(headers.get("published-at")) or _milliseconds(properties.get("timestamp")),
+        producer=printable(
+            _text(properties.get("app_id"))
+            or _text(properties.get("user_id"))
+            or _text(headers.get("original-user-id"))
+            or UNKNOWN
+        ),
+        dead_lettered_at_ms=_moment(headers.get("dead-lettered-at")) or (latest and latest.at_ms),
+        published_at_ms=_moment(headers.get("published-at"))
+        or _moment(properties.get("timestamp"), unit_ms=1000),
         replayed=_count(headers.get(REPLAYED_HEADER)),
         exchange=_first_text(headers, "original-exchange", "x-first-death-exchange"),
         routing_key=_text(headers.get("original-routing-key")),
@@ -165,7 +170,7 @@ def _deaths(value: Value) -> list[Death]:
             reason=_word(entry.get("reason")) or UNKNOWN,
             queue=_text(entry.get("queue")) or UNKNOWN,
             times=_integer(entry.get("count")) or 1,
-            at_ms=_milliseconds(entry.get("time")),
+            at_ms=_moment(entry.get("time"), unit_ms=1000),
         )
         for entry in entries
     ]
@@ -210,6 +215,9 @@ def _count(value: Value) -> int:
     return min(max(0, _integer(value) or 0), _MOST_REPLAYED)
 
 
-def _milliseconds(seconds: Value) -> int | None:
-    number = _integer(seconds)
-    return None if number is None else number * 1000
+def _moment(value: Value, *, unit_ms: int = 1) -> int | None:
+    """Unix milliseconds, if *value* is some moment up to the year 9999 in units of so many of them."""
+    number = _integer(value)
+    if number is None or not 0 <= number * unit_ms <= _LATEST_MS:
+        return None
+    return number * unit_ms

@@ -149,7 +149,10 @@ def _letters(seen: Letters) -> _Opinion:
     if not seen.waiting:
         return _Opinion("none")
     text = counted(seen.waiting, "message waits", "messages wait") + f" in {DEAD_LETTER_QUEUE}"
-    reason = "some messages could not be applied: see what is wrong, mend it, and replay or discard them"
+    reason = (
+        "some messages could not be applied: `configcache dead-letters list` says which;"
+        " mend, replay or discard them"
+    )
     if seen.by_reason is None:
         return _Opinion(text, Verdict.ATTENTION, (reason, f"reasons are not told: {seen.not_told}"))
     if seen.looked_at is not None and seen.looked_at < seen.waiting:

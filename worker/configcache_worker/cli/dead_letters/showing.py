@@ -119,7 +119,7 @@ def describe(letter: DeadLetter, *, full: bool) -> Iterator[str]:
     yield from _values("headers", _shown_headers(letter), full=full)
     yield from _body(letter, full=full)
     yield from _row("replay", _prospect(letter))
-    yield from _row("what to do", advise(letter.reason))
+    yield from _row("what to do", advise(letter))
 
 
 def _row(label: str, text: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Final
 import asyncpg
 
 from benchmarks.arena import arena
-from benchmarks.contenders import BARE_ENDPOINT, GATEWAY, OURS, Contender
+from benchmarks.contenders import OURS, Contender
 from benchmarks.contenders.bare_endpoint import PATH
 from benchmarks.programs import ContenderFailed, running, while_alive
 from benchmarks.results import Serving
@@ -18,8 +18,6 @@ from benchmarks.workloads import distinct
 from configcache.topology import COMMAND_QUEUE
 from configcache_worker.local.ports import LOOPBACK, free_ports
 from configcache_worker.local.servers import Servers
-
-__all__ = ["BARE_ENDPOINT", "GATEWAY", "serving"]
 
 _CLIENTS: Final = 64
 _BODY: Final = b'{"Application":"WebClient","Instance":"Web","ForAllAssociates":true}'

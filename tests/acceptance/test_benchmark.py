@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.contenders import LIMIT, ONE_AT_A_TIME, OURS, Contender
+from benchmarks.contenders import BARE_ENDPOINT, GATEWAY, LIMIT, ONE_AT_A_TIME, OURS, Contender
 from benchmarks.drain import drain
 from benchmarks.gap import gap
 from benchmarks.latency import latency
 from benchmarks.memory import while_stuck
 from benchmarks.programs import ContenderFailed
 from benchmarks.publishing import publishing
+from benchmarks.serving import serving
 from benchmarks.suite import keep_journal
 from benchmarks.workloads import distinct, poisoned
 from tests.conftest import available
@@ -87,6 +88,14 @@ async def test_publishing_is_measured_with_a_window(servers):
     found = await publishing(servers, window=20, count=300)
 
     assert found.per_s > 0
+
+
+@pytest.mark.parametrize("contender", [GATEWAY, BARE_ENDPOINT], ids=lambda contender: contender.name)
+async def test_requests_are_measured_and_found_in_the_queue(servers, contender):
+    found = await serving(servers, contender, seconds=0.2)
+
+    assert found.per_s > 0
+    assert 0 < found.p50_ms <= found.p99_ms
 
 
 async def test_memory_is_measured_while_the_table_is_locked(servers):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
+from collections import Counter
 from xml.etree import ElementTree
 
 import pytest
@@ -253,6 +255,44 @@ async def test_a_client_that_goes_before_its_body_has_come_publishes_nothing():
     assert answer is None
     assert publisher.commands == []
     assert seen == [CLIENT_GONE]
+
+
+@pytest.mark.parametrize("content_type", READERS)
+async def test_whatever_is_sent_is_answered_2xx_or_4xx(client, content_type):
+    rng = random.Random(content_type)
+    pieces = [
+        b"",
+        b"null",
+        b"<",
+        b"</",
+        b"&",
+        b"=",
+        b'"',
+        b"{}",
+        b"[",
+        b"\\u",
+        b"\xff\xfe",
+        b"\x00",
+        b"%zz",
+        b"1e999",
+    ]
+    accepts = ["*/*", "application/xml", "text/xml;q=1, application/json;q=0", ";;q=,", "a/b/c;q=nan"]
+    statuses = Counter()
+    for _ in range(150):
+        body = bytearray(BODIES[content_type])
+        for _ in range(rng.randint(0, 3)):
+            at, end = sorted(rng.randint(0, len(body)) for _ in range(2))
+            body[at : rng.choice([at, end])] = rng.choice([*pieces, body[at:end] * 2, rng.randbytes(4)])
+
+        answer = await client.call(
+            bytes(body),
+            content_type + rng.choice(["", "; charset=utf-8", ";charset=;", '; charset="latin-1']),
+            accept=rng.choice(accepts),
+            content_encoding=rng.choice([None, None, None, "gzip"]),
+        )
+
+        statuses[answer.status_code // 100] += 1
+    assert set(statuses) == {2, 4}
 
 
 REFUSALS = [

@@ -29,7 +29,7 @@ from configcache_worker.rabbitmq.declare import TopologyMismatch, declare
 from configcache_worker.rabbitmq.deliveries import Deliveries, DeliverySession
 from configcache_worker.rabbitmq.news import RabbitAnnouncer
 from configcache_worker.relay import Relay
-from configcache_worker.settings import CacheSettings, DatabaseSettings, Settings
+from configcache_worker.settings import CacheSettings, Settings
 
 if TYPE_CHECKING:
     from configcache_worker.gateway.authentication import Authenticator
@@ -220,7 +220,7 @@ def build_worker(settings: Settings) -> Worker:
     table = PostgresCacheTable(
         database.url,
         layout=table_layout(settings.cache),
-        limits=_time_limits(database),
+        limits=TimeLimits.of(database),
         cache_statements=database.statement_cache,
     )
     prepare = partial(declare, may_declare=broker.declare)
@@ -286,7 +286,7 @@ def build_relay(settings: Settings) -> Relay:
         outbox=PostgresOutbox(
             settings.database.url,
             schema=settings.cache.schema_,
-            limits=_time_limits(settings.database),
+            limits=TimeLimits.of(settings.database),
             hold_s=relay.publish_timeout_s,
         ),
         publisher=Publisher(
@@ -352,15 +352,6 @@ def build_gateway(settings: Settings, authenticator: Authenticator | None = None
         callers=callers,
         troubles=callers.troubles if callers else no_troubles,
         health_address=(telemetry.host, port) if port else None,
-    )
-
-
-def _time_limits(database: DatabaseSettings) -> TimeLimits:
-    return TimeLimits(
-        connect_timeout_s=database.connect_timeout_s,
-        lock_timeout_s=database.lock_timeout_s,
-        statement_timeout_s=database.statement_timeout_s,
-        idle_in_transaction_timeout_s=database.idle_in_transaction_timeout_s,
     )
 
 

@@ -27,9 +27,7 @@ async def examine(database: DatabaseSettings, cache: CacheSettings, report: Repo
     """Examine the view in the schema of *cache*; stop where nothing answers."""
     connection = Connection(
         database.url,
-        limits=TimeLimits(
-            connect_timeout_s=database.connect_timeout_s, statement_timeout_s=database.statement_timeout_s
-        ),
+        limits=TimeLimits.of(database),
         application_name="configcache doctor",
         settings={"default_transaction_read_only": "on"},
         cache_statements=database.statement_cache,

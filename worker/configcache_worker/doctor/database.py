@@ -41,11 +41,7 @@ _WRITE_MENDS: Final[Mapping[str, str]] = {
 async def examine(database: DatabaseSettings, cache: CacheSettings, report: Report) -> None:
     """Examine the database of *database* and the table of *cache*; stop where nothing answers."""
     layout = table_layout(cache)
-    limits = TimeLimits(
-        connect_timeout_s=database.connect_timeout_s,
-        lock_timeout_s=database.lock_timeout_s,
-        statement_timeout_s=database.statement_timeout_s,
-    )
+    limits = TimeLimits.of(database)
     try:
         async with Inspection(
             database.url, layout=layout, limits=limits, cache_statements=database.statement_cache

@@ -84,11 +84,6 @@ def _store(database: DatabaseSettings, schema: str) -> PostgresCredentials:
     return PostgresCredentials(
         database.url,
         schema=schema,
-        limits=TimeLimits(
-            connect_timeout_s=database.connect_timeout_s,
-            lock_timeout_s=database.lock_timeout_s,
-            statement_timeout_s=database.statement_timeout_s,
-            idle_in_transaction_timeout_s=database.idle_in_transaction_timeout_s,
-        ),
+        limits=TimeLimits.of(database),
         cache_statements=database.statement_cache,
     )

@@ -14,7 +14,7 @@ import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -22,6 +22,9 @@ import asyncpg
 from configcache_worker.core.ports import TableFault
 from configcache_worker.postgres.faults import ConnectionFailed, describe, sqlstate_of, table_fault
 from configcache_worker.settings.urls import check_database_url
+
+if TYPE_CHECKING:
+    from configcache_worker.settings import DatabaseSettings
 
 # Quoted: asyncpg's classes are generic in its type stubs only.
 PlainConnection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -67,6 +70,16 @@ class TimeLimits:
     lock_timeout_s: float = 5.0
     statement_timeout_s: float = 30.0
     idle_in_transaction_timeout_s: float = 60.0
+
+    @classmethod
+    def of(cls, database: DatabaseSettings) -> Self:
+        """Those of the settings."""
+        return cls(
+            connect_timeout_s=database.connect_timeout_s,
+            lock_timeout_s=database.lock_timeout_s,
+            statement_timeout_s=database.statement_timeout_s,
+            idle_in_transaction_timeout_s=database.idle_in_transaction_timeout_s,
+        )
 
     def server_settings(self) -> dict[str, str]:
         """The limits as settings of a session."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from configcache.connection import BrokerUnavailable
 from configcache.topology import COMMAND_QUEUE, DEAD_LETTER_QUEUE
+from configcache_worker.letters import looking as dead_letters
 from configcache_worker.rabbitmq.inspection import Counts, Inspection, QueueMissing
-from configcache_worker.rabbitmq.workbench import Workbench
 from configcache_worker.settings import BrokerSettings
 from configcache_worker.status.sights import Broker, Commands, Letters, Unseen
 
@@ -79,7 +78,7 @@ async def _look(broker: BrokerSettings, seen: Sights, patience_s: float, known: 
         else:
             # That they wait is the news: it is told even if reading them takes too long.
             seen.letters = Letters(letters.ready, None, None, f"not read in {patience_s:g} s")
-            seen.letters = await _letters(looking, broker, letters.ready, user, patience_s)
+            seen.letters = await _letters(looking, broker, letters.ready, user)
 
 
 async def _counts(looking: Inspection, queue: str, user: str) -> Counts | Unseen:
@@ -90,21 +89,16 @@ async def _counts(looking: Inspection, queue: str, user: str) -> Counts | Unseen
     return Unseen(f"user {user} may not look at {queue}") if counts is None else counts
 
 
-async def _letters(
-    looking: Inspection, broker: BrokerSettings, waiting: int, user: str, patience_s: float
-) -> Letters:
+async def _letters(looking: Inspection, broker: BrokerSettings, waiting: int, user: str) -> Letters:
     """The dead letters, with their reasons where they can be read."""
     if not waiting:
         return Letters(0, 0, {})
     if not await looking.may_consume(DEAD_LETTER_QUEUE):
         return Letters(waiting, None, None, f"user {user} lacks the right to read {DEAD_LETTER_QUEUE}")
     try:
-        async with Workbench(broker.url, timeout_s=patience_s / 2) as bench:
-            found = await bench.dead_letters(most=MOST_LETTERS, timeout_s=patience_s / 2)
-    except TimeoutError:
-        found = []
+        found = await dead_letters.look(broker, limit=MOST_LETTERS)
     except BrokerUnavailable as error:
         return Letters(waiting, None, None, str(error))
-    if not found:
-        return Letters(waiting, None, None, "they did not come in time; somebody else may be looking at them")
-    return Letters(waiting, len(found), dict(Counter(letter.reason for letter in found)))
+    if not found.looked_at:
+        return Letters(waiting, None, None, "they did not come; somebody else is looking at them")
+    return Letters(waiting, found.looked_at, found.by_reason())

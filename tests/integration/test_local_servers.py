@@ -12,9 +12,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import pika
@@ -46,24 +47,25 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(place)
 
 
-def test_a_killed_node_comes_back_with_its_durable_messages(rabbitmq: RabbitMQ) -> None:
-    with RabbitMQ() as node:
-        publish(node.url, b"kept")
+def test_a_killed_node_comes_back_with_its_durable_messages(rabbitmq: RabbitMQ, vhost: str) -> None:
+    publish(vhost, b"kept")
 
-        node.kill()
-        assert not greets(node.url)
-        node.restart()
+    rabbitmq.kill()
+    assert not greets(vhost)
+    rabbitmq.restart()
 
-        assert messages(node.url) == [b"kept"]
-        with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="NOT_FOUND"):
-            messages(rabbitmq.url)
+    assert messages(vhost) == [b"kept"]
 
 
-def test_a_second_node_joins_the_cluster_of_the_first_and_both_leave_nothing_behind(place: Path) -> None:
+def test_a_second_node_joins_the_cluster_of_the_first_and_both_leave_nothing_behind(
+    rabbitmq: RabbitMQ, place: Path
+) -> None:
     with RabbitMQ() as first, RabbitMQ(join=first, config={"consumer_timeout": "12345"}) as second:
         publish(first.url, b"seen by both")
 
         assert messages(second.url) == [b"seen by both"]
+        with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="NOT_FOUND"):
+            messages(rabbitmq.url)
         assert second.ctl("eval", "application:get_env(rabbit, consumer_timeout).").strip() == "{ok,12345}"
         assert len(processes_in(place)) >= 3
         second.stop()
@@ -82,6 +84,31 @@ def test_a_virtual_host_is_apart_from_others_and_gone_when_deleted(rabbitmq: Rab
     assert messages(url) == [b"here only"]
     rabbitmq.delete_vhost(name)
     assert not greets(url)
+
+
+def test_a_user_has_the_rights_it_was_given_and_no_others(rabbitmq: RabbitMQ, vhost: str) -> None:
+    publish(vhost, b"seen")
+    name = urlsplit(vhost).path[1:]
+    url = vhost.replace("guest:guest", f"{name}:p%40ss")
+
+    rabbitmq.add_user(name, "p@ss")
+    assert not greets(url)
+    rabbitmq.set_permissions(name, name, configure="", write="", read=f"^{QUEUE}$")
+    assert messages(url) == [b"seen"]
+    with pytest.raises(pika.exceptions.ChannelClosedByBroker, match="ACCESS_REFUSED"):
+        publish(url, b"not allowed")
+    rabbitmq.delete_user(name)
+    assert not greets(url)
+
+
+def test_a_server_has_its_url_before_it_is_started_for_the_first_time() -> None:
+    with closing(RabbitMQ()) as rabbitmq, closing(PostgreSQL()) as postgres:
+        with pytest.raises(RuntimeError, match="prepare or start"):
+            _ = rabbitmq.url
+        for server in (rabbitmq, postgres):
+            server.prepare()
+            assert server.url
+            assert not server.is_running
 
 
 def test_deleting_what_is_not_there_changes_nothing(rabbitmq: RabbitMQ, postgres: PostgreSQL) -> None:

@@ -14,7 +14,7 @@ import urllib.request
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from configcache.network import describe_os_error
-from configcache_worker.local import postgres
+from configcache_worker.local import databases
 from configcache_worker.local.errors import ServerUnavailable
 
 _TIMEOUT_S = 10.0
@@ -93,12 +93,12 @@ class ForeignPostgreSQL:
         Raises:
             ServerFailed: The server's words.
         """
-        postgres.create_database(self._url.geturl(), name, template)
+        databases.create_database(self._url.geturl(), name, template)
         return self._url._replace(path=f"/{quote(name, safe='')}").geturl()
 
     def drop_database(self, name: str) -> None:
         """Drop a database, ending its connections. Nothing happens if there is none."""
-        postgres.drop_database(self._url.geturl(), name)
+        databases.drop_database(self._url.geturl(), name)
 
 
 def _reason(error: OSError) -> str:

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
-from configcache_worker.local import programs
+from configcache_worker.local import databases, programs
 from configcache_worker.local.errors import ServerUnavailable
 from configcache_worker.local.ports import LOOPBACK, free_ports
 from configcache_worker.local.process import Account, Process, run
@@ -30,6 +30,7 @@ from configcache_worker.local.sandbox import Sandbox, is_reachable
 _START_S = 60.0
 _STOP_S = 30.0
 _USER = "postgres"
+_STRATEGIES_SINCE = 15
 
 _SETTINGS: Mapping[str, str] = {
     "listen_addresses": LOOPBACK,
@@ -106,6 +107,15 @@ class PostgreSQL:
         """Whether the server's main process runs."""
         return self._process is not None and self._process.is_running
 
+    def prepare(self) -> None:
+        """
+        Choose the port and make the data folder, so that the URL is known before the first start. Safe to repeat.
+
+        Raises:
+            ServerUnavailable: PostgreSQL is neither installed nor there as a wheel.
+        """
+        self._prepared()
+
     def start(self) -> None:
         """
         Start the server and wait until it takes connections: under a second, more after a kill. Does nothing if it runs.
@@ -118,7 +128,7 @@ class PostgreSQL:
             return
         # A server that was killed from outside may have left backends that still hold its shared memory.
         self.kill()
-        server = self._server = self._server or self._lay_out()
+        server = self._prepared()
         # A killed server leaves its lock file, whose last word is "ready".
         (server.data / "postmaster.pid").unlink(missing_ok=True)
         self._process = server.sandbox.start(
@@ -153,7 +163,7 @@ class PostgreSQL:
 
     def promote(self) -> None:
         """Make a standby a server of its own, and wait until it takes writes."""
-        _execute(self.url, "SELECT pg_promote()")
+        databases.execute(self.url, "SELECT pg_promote()")
 
     def create_database(self, name: str, template: str | None = None) -> str:
         """
@@ -165,12 +175,17 @@ class PostgreSQL:
         Raises:
             ServerFailed: The server's words, such as that the database exists.
         """
-        create_database(self.url, name, template)
+        databases.create_database(self.url, name, template, strategy=self._strategy())
         return self._url(name)
 
     def drop_database(self, name: str) -> None:
         """Drop a database, ending its connections. Nothing happens if there is none."""
-        drop_database(self.url, name)
+        databases.drop_database(self.url, name)
+
+    def _prepared(self) -> _Server:
+        if self._server is None:
+            self._server = self._lay_out()
+        return self._server
 
     def _lay_out(self) -> _Server:
         if self._standby_of is None:
@@ -181,47 +196,21 @@ class PostgreSQL:
         finally:
             self._standby_of.start()
 
+    def _strategy(self) -> str | None:
+        """
+        How a database is copied: file by file, as it always was before PostgreSQL 15.
+
+        Since then every page is written into the log instead, to spare a checkpoint. Without ``fsync`` a checkpoint
+        costs next to nothing, and creating and dropping a database takes a third of the time.
+        """
+        version = int((self._prepared().data / "PG_VERSION").read_text(encoding="ascii"))
+        return "FILE_COPY" if version >= _STRATEGIES_SINCE else None
+
     def _url(self, database: str) -> str:
         if self._server is None:
-            raise RuntimeError("start the server first")
+            raise RuntimeError("prepare or start the server first")
         location = f"{LOOPBACK}:{self._server.port}/{quote(database, safe='')}"
         return f"postgresql://{_USER}:{self._server.password}@{location}"
-
-
-def create_database(url: str, name: str, template: str | None = None) -> None:
-    """Create a database on the server that *url* names: empty, or a copy of *template*."""
-    _execute(url, f"CREATE DATABASE {_quoted(name)} TEMPLATE {_quoted(template or 'template0')}")
-
-
-def drop_database(url: str, name: str) -> None:
-    """Drop a database of the server that *url* names, ending its connections. Nothing happens if there is none."""
-    _execute(url, f"DROP DATABASE IF EXISTS {_quoted(name)} WITH (FORCE)")
-
-
-def _execute(url: str, statement: str) -> None:
-    """
-    Execute one statement by PostgreSQL's own client: it is synchronous, and there wherever the server's programs are.
-
-    The password goes by the environment: arguments are in the list of processes, for all to see.
-    """
-    parts = urlsplit(url)
-    without_password = parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", "@", 1)).geturl()
-    environment = {**os.environ, "PGOPTIONS": "--client-min-messages=warning"}
-    if parts.password:
-        environment["PGPASSWORD"] = unquote(parts.password)
-    psql = str(programs.postgres_programs() / "psql")
-    options = [
-        "--no-psqlrc",
-        "--quiet",
-        "--no-password",
-        f"--dbname={without_password}",
-        f"--command={statement}",
-    ]
-    run([psql, *options], environment)
-
-
-def _quoted(identifier: str) -> str:
-    return '"' + identifier.replace('"', '""') + '"'
 
 
 def _lay_out(settings: Mapping[str, str], primary: _Server | None = None) -> _Server:

@@ -18,6 +18,7 @@ from configcache_worker.local.errors import ServerUnavailable
 from configcache_worker.local.postgres import PostgreSQL
 from configcache_worker.local.rabbitmq import RabbitMQ
 from configcache_worker.local.servers import Servers
+from tests import tables
 from tests.process import start_process
 
 
@@ -66,6 +67,13 @@ def vhost(servers: Servers) -> Iterator[str]:
 def database(servers: Servers) -> Iterator[str]:
     """The URL of a new, empty database."""
     with available(), servers.database() as url:
+        yield url
+
+
+@pytest.fixture
+def migrated(servers: Servers) -> Iterator[str]:
+    """The URL of a new database with the tables in it."""
+    with available(), servers.database(tables.migrated) as url:
         yield url
 
 

@@ -1,13 +1,12 @@
 """The search finds nothing, finds what was broken, and is about the functions that the database has."""
 
-import asyncio
 import itertools
 import uuid
 
 import asyncpg
 import pytest
 
-from configcache_worker.postgres.migrations import migrate
+from tests import tables
 from tests.conftest import available
 from tests.freshness.model import Begun, Row, begin, release, search, store
 from tests.freshness.mutations import Mutation
@@ -47,8 +46,7 @@ def test_the_search_notices_each_broken_rule(mutation):
 
 @pytest.fixture(scope="module")
 def migrated(servers):
-    with available(), servers.database() as url:
-        asyncio.run(migrate(url))
+    with available(), servers.database(tables.migrated) as url:
         yield url
 
 

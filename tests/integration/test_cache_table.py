@@ -18,7 +18,6 @@ from configcache_worker.postgres import connection as connection_module
 from configcache_worker.postgres.cache_table import PostgresCacheTable
 from configcache_worker.postgres.catalog import check_layout
 from configcache_worker.postgres.connection import ClearConnection, TimeLimits
-from configcache_worker.postgres.migrations import migrate
 from configcache_worker.postgres.statements import TableLayout
 from tests.proxy import Proxy
 
@@ -34,9 +33,14 @@ def web(associate_id):
 
 
 @pytest.fixture
+def database(migrated):
+    """The database of the test has the tables."""
+    return migrated
+
+
+@pytest.fixture
 async def sql(database):
-    """A connection of the test's own, to a migrated database."""
-    await migrate(database)
+    """A connection of the test's own."""
     connection = await asyncpg.connect(database)
     yield connection
     await connection.close()

@@ -15,6 +15,7 @@ from configcache.cache import ConfigurationCache, PsycopgDatabase, StillBuilding
 from configcache.retry import RetryPolicy
 from configcache.switch import CacheOverride, CacheSwitch
 from configcache_worker.postgres.migrations import migrate
+from tests import tables
 from tests.conftest import available
 from tests.waiting import eventually
 
@@ -42,8 +43,7 @@ class Builder:
 @pytest.fixture(scope="module")
 def migrated(servers):
     """One database for all tests of the module; each finds the table empty."""
-    with available(), servers.database() as url:
-        asyncio.run(migrate(url))
+    with available(), servers.database(tables.migrated) as url:
         yield url
 
 

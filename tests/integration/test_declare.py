@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from urllib.parse import urlsplit
 
 import pytest
 from aio_pika.abc import AbstractConnection
@@ -28,6 +27,7 @@ from configcache_worker.rabbitmq.declare import (
     declare,
     examine,
 )
+from tests.users import user
 
 EVERYTHING = {COMMAND_EXCHANGE, COMMAND_QUEUE, DEAD_LETTER_EXCHANGE, DEAD_LETTER_QUEUE, EVENT_EXCHANGE}
 
@@ -42,13 +42,8 @@ async def connection(vhost) -> AsyncIterator[AbstractConnection]:
 @pytest.fixture
 def worker_url(rabbitmq, vhost) -> Iterator[str]:
     """The vhost as a user with a worker's least rights sees it."""
-    parts = urlsplit(vhost)
-    name = parts.path.removeprefix("/")
-    rights = WORKER_PERMISSIONS
-    rabbitmq.ctl("add_user", name, "secret")
-    rabbitmq.ctl("set_permissions", "-p", name, name, rights.configure, rights.write, rights.read)
-    yield parts._replace(netloc=f"{name}:secret@{parts.hostname}:{parts.port}").geturl()
-    rabbitmq.ctl("delete_user", name)
+    with user(rabbitmq, vhost, WORKER_PERMISSIONS) as url:
+        yield url
 
 
 @pytest.fixture

@@ -21,11 +21,13 @@ from configcache.topology import (
     DEAD_LETTER_QUEUE,
     EVENT_EXCHANGE,
     WORKER_PERMISSIONS,
+    Permissions,
 )
 from configcache_worker.doctor import CHECKS, State, examine
 from configcache_worker.local.ports import LOOPBACK, free_ports
 from configcache_worker.postgres.migrations import migrate
 from configcache_worker.rabbitmq.declare import declare
+from tests.users import permit, user
 from tests.waiting import eventually
 
 NOT_TOLD_BY_AMQP = {"bindings", "delivery-limit"}
@@ -74,26 +76,16 @@ async def topology(vhost):
     return vhost
 
 
-@pytest.fixture
-async def migrated(database):
-    """A database with all in it."""
-    await migrate(database, schema="public")
-    return database
-
-
 def as_user(url, name):
     parts = urlsplit(url)
     return parts._replace(netloc=f"{name}:secret@{parts.hostname}:{parts.port}").geturl()
 
 
 @pytest.fixture
-def user(rabbitmq, topology):
-    """A user without any rights in the virtual host: its name."""
-    name = urlsplit(topology).path.removeprefix("/")
-    rabbitmq.ctl("add_user", name, "secret")
-    rabbitmq.ctl("set_permissions", "-p", name, name, "", "", "")
-    yield name
-    rabbitmq.ctl("delete_user", name)
+def broker_user(rabbitmq, topology):
+    """A user without any rights in the virtual host: its URL."""
+    with user(rabbitmq, topology, Permissions("", "", "")) as url:
+        yield url
 
 
 @pytest.fixture
@@ -216,11 +208,10 @@ async def test_a_queue_with_other_arguments_is_told_in_the_brokers_words(diagnos
     assert diagnosis["dead-letters"][0].text == f"not checked: {DEAD_LETTER_QUEUE} is missing"
 
 
-async def test_the_least_rights_of_a_worker_are_enough(diagnose, rabbitmq, topology, user, migrated):
-    rights = WORKER_PERMISSIONS
-    rabbitmq.ctl("set_permissions", "-p", user, user, rights.configure, rights.write, rights.read)
+async def test_the_least_rights_of_a_worker_are_enough(diagnose, rabbitmq, broker_user, migrated):
+    permit(rabbitmq, broker_user, WORKER_PERMISSIONS)
 
-    diagnosis = await diagnose(as_user(topology, user), migrated)
+    diagnosis = await diagnose(broker_user, migrated)
 
     assert checks_in(diagnosis, State.WRONG) == set()
     assert diagnosis["broker-rights"][0].state is State.OK
@@ -230,13 +221,13 @@ async def test_the_least_rights_of_a_worker_are_enough(diagnose, rabbitmq, topol
 
 
 async def test_missing_rights_on_the_broker_are_mended_by_the_command_given(
-    diagnose, rabbitmq, topology, user, migrated
+    diagnose, rabbitmq, broker_user, migrated
 ):
-    before = await diagnose(as_user(topology, user), migrated)
+    before = await diagnose(broker_user, migrated)
     (rights,) = before["broker-rights"]
     program, *arguments = shlex.split(rights.mend)
     rabbitmq.ctl(*arguments)
-    after = await diagnose(as_user(topology, user), migrated)
+    after = await diagnose(broker_user, migrated)
 
     assert program == "rabbitmqctl"
     assert rights.state is State.WRONG
@@ -249,15 +240,14 @@ async def test_missing_rights_on_the_broker_are_mended_by_the_command_given(
     assert after["broker-rights"][0].state is State.OK
 
 
-async def test_not_being_allowed_to_tell_events_is_only_a_warning(
-    diagnose, rabbitmq, topology, user, migrated
-):
-    rabbitmq.ctl("set_permissions", "-p", user, user, "", f"^{DEAD_LETTER_EXCHANGE}$", f"^{COMMAND_QUEUE}$")
+async def test_not_being_allowed_to_tell_events_is_only_a_warning(diagnose, rabbitmq, broker_user, migrated):
+    permit(rabbitmq, broker_user, Permissions("", f"^{DEAD_LETTER_EXCHANGE}$", f"^{COMMAND_QUEUE}$"))
 
-    diagnosis = await diagnose(as_user(topology, user), migrated)
+    diagnosis = await diagnose(broker_user, migrated)
 
     (rights,) = diagnosis["broker-rights"]
-    assert (rights.state, rights.text) == (State.WARNING, f"user {user} may not write to {EVENT_EXCHANGE}")
+    name = urlsplit(broker_user).username
+    assert (rights.state, rights.text) == (State.WARNING, f"user {name} may not write to {EVENT_EXCHANGE}")
 
 
 async def test_looking_touches_neither_commands_nor_dead_letters(diagnose, new_system):

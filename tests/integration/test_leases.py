@@ -15,6 +15,7 @@ from configcache_worker.postgres.connection import TimeLimits
 from configcache_worker.postgres.migrations import migrate
 from configcache_worker.postgres.rows import CacheRow, CacheRows
 from configcache_worker.postgres.statements import TableLayout
+from tests import tables
 from tests.conftest import available
 
 KEY = ("WebClient", "Web", 42, "Contact")
@@ -52,8 +53,7 @@ class Reader:
 @pytest.fixture(scope="module")
 def migrated(servers):
     """One database for all tests of the module; each finds the table empty."""
-    with available(), servers.database() as url:
-        asyncio.run(migrate(url))
+    with available(), servers.database(tables.migrated) as url:
         yield url
 
 

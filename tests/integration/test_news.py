@@ -17,8 +17,8 @@ from configcache.topology import EVENT_EXCHANGE, SUBSCRIBER_PERMISSIONS
 from configcache_worker.core.ports import News
 from configcache_worker.rabbitmq import news as news_module
 from configcache_worker.rabbitmq.news import RabbitAnnouncer
-from tests.integration.test_publisher import user
 from tests.proxy import Proxy
+from tests.users import user
 from tests.waiting import eventually
 
 QUICK = RetryPolicy(longest_s=0.05)

@@ -19,9 +19,10 @@ from configcache.connection import DRIVER_LOGGERS, addresses, connect
 from configcache.errors import NotAllPublished
 from configcache.publisher import BrokerUnavailable, Publisher, Refused, Unroutable
 from configcache.retry import Retries, RetryPolicy
-from configcache.topology import COMMAND_QUEUE, PRODUCER_PERMISSIONS, WORKER_PERMISSIONS, Permissions
+from configcache.topology import COMMAND_QUEUE, PRODUCER_PERMISSIONS, WORKER_PERMISSIONS
 from tests.commands import channel_to, declare, published
 from tests.proxy import Proxy
+from tests.users import user
 from tests.waiting import eventually
 
 NOWHERE = "amqp://127.0.0.1:1/"
@@ -72,21 +73,6 @@ async def test_the_rights_of_a_producer_are_enough(broker_url, rabbitmq):
             await publisher.publish(COMMAND)
 
     assert len(await published(broker_url)) == 1
-
-
-@contextlib.contextmanager
-def user(rabbitmq, url: str, permissions: Permissions):
-    """A user of the virtual host with these rights and no others."""
-    name = f"user-{uuid.uuid4().hex}"
-    rabbitmq.ctl("add_user", name, "pass")
-    try:
-        vhost = URL(url).path.removeprefix("/")
-        rabbitmq.ctl(
-            "set_permissions", "-p", vhost, name, permissions.configure, permissions.write, permissions.read
-        )
-        yield str(URL(url).with_user(name).with_password("pass"))
-    finally:
-        rabbitmq.ctl("delete_user", name)
 
 
 async def test_many_commands_are_published_over_one_channel_a_few_at_a_time(broker_url):

@@ -20,8 +20,8 @@ from configcache.recording import BlockingRecordingPublisher, Failure, Recording
 from configcache.topology import COMMAND_QUEUE, WORKER_PERMISSIONS
 from tests.chaos.load import delete_queue
 from tests.commands import channel_to, declare
-from tests.integration.test_publisher import user
 from tests.proxy import Proxy
+from tests.users import user
 
 ALL = ClearConfigurationCache.for_all("WebClient", "Web")
 SOME = [ClearConfigurationCache.for_associate("WebClient", "Web", number) for number in range(1, 11)]

@@ -22,9 +22,7 @@ from configcache_worker.settings import (
 )
 from tests.chaos.load import delete_queue
 from tests.commands import arrived, channel_to, declare, published
-from tests.conftest import available
 from tests.proxy import Proxy
-from tests.tables import migrated
 from tests.waiting import eventually
 
 ALL = ClearConfigurationCache.for_all("WebClient", "Web")
@@ -36,10 +34,9 @@ def one(associate):
 
 
 @pytest.fixture
-def database(servers):
-    """The URL of a new, migrated database."""
-    with available(), servers.database(migrated) as url:
-        yield url
+def database(migrated):
+    """The database of the test has the tables."""
+    return migrated
 
 
 @pytest.fixture

@@ -13,10 +13,11 @@ import pytest
 
 from configcache import ClearConfigurationCache, decode
 from configcache.connection import close_connection, connect
-from configcache.topology import COMMAND_QUEUE, TOPOLOGY
+from configcache.topology import COMMAND_QUEUE, TOPOLOGY, Permissions
 from configcache_worker.__main__ import main
 from configcache_worker.doctor import CHECKS
 from configcache_worker.local.ports import LOOPBACK, free_ports
+from tests.users import user
 
 PUBLISH = ["publish", "--application", "WebClient", "--instance", "Web"]
 
@@ -94,15 +95,10 @@ def test_topology_says_what_a_user_without_rights_could_not_find_out(
     run, monkeypatch, rabbitmq, vhost, arguments
 ):
     run("topology")
-    parts = urlsplit(vhost)
-    name = parts.path.removeprefix("/")
-    rabbitmq.ctl("add_user", name, "secret")
-    rabbitmq.ctl("set_permissions", "-p", name, name, "^(configuration)$", ".*", ".*")
-    url = parts._replace(netloc=f"{name}:secret@{parts.hostname}:{parts.port}").geturl()
-    monkeypatch.setenv("CONFIGCACHE_BROKER__URL", url)
+    with user(rabbitmq, vhost, Permissions("^(configuration)$", ".*", ".*")) as url:
+        monkeypatch.setenv("CONFIGCACHE_BROKER__URL", url)
 
-    code, out, err = run(*arguments)
-    rabbitmq.ctl("delete_user", name)
+        code, out, err = run(*arguments)
 
     assert (code, err) == (0, [])
     (line,) = out

@@ -8,6 +8,7 @@ skipped what matters must not look green.
 from __future__ import annotations
 
 import functools
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -27,6 +28,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos", action="store_true", help="run every row of the fault matrix, at full size")
     parser.addoption("--chaos-seed", default="1", help="random moments of the fault matrix")
     parser.addoption("--reads", type=int, default=100_000, help="of the racing readers in the fault matrix")
+
+
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector what is here now, tests and libraries: it stays until the end."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

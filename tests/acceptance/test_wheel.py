@@ -137,8 +137,17 @@ def test_a_services_tests_find_the_fixtures_also_in_parallel(run_pytest, service
     for name in ("my_service.py", "test_my_service.py"):
         shutil.copy(PROJECT / "examples" / name, service)
 
+    # By files: only one of the two processes needs a pair of servers, as each process of this suite has one.
     code, output = run_pytest(
-        "-n", "2", "-W", "error", "-o", "asyncio_default_fixture_loop_scope=function", CI="true"
+        "-n",
+        "2",
+        "--dist",
+        "loadfile",
+        "-W",
+        "error",
+        "-o",
+        "asyncio_default_fixture_loop_scope=function",
+        CI="true",
     )
 
     assert code == 0, output

@@ -9,7 +9,7 @@ from configcache.topology import COMMAND_QUEUE
 from tests.locks import locked_row, someone_waits_for_a_lock
 from tests.waiting import eventually
 
-COUNT = 10_000
+COUNT = 4_000
 
 
 def clear(associate):
@@ -68,9 +68,7 @@ async def rows_below(system, count):
 
 async def test_sigterm_under_load_drains_and_leaves_the_rest_to_the_next(system, start_worker):
     await filled(system, COUNT)
-    worker = start_worker(
-        system.settings, CONFIGCACHE_WORKER__BATCH="100", CONFIGCACHE_WORKER__PREFETCH="500"
-    )
+    worker = start_worker(system.settings, CONFIGCACHE_WORKER__BATCH="20", CONFIGCACHE_WORKER__PREFETCH="100")
     await eventually(lambda: rows_below(system, COUNT))
 
     assert await asyncio.to_thread(worker.terminate) == 0

@@ -6,6 +6,7 @@ import itertools
 import json
 import signal
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from configcache_worker.rabbitmq.deliveries import Deliveries
 from configcache_worker.settings import BrokerSettings, DatabaseSettings, Settings
 from tests.chaos.load import Load, ready
 from tests.chaos.sabotage import PARTS
+from tests.conftest import available
 from tests.proxy import Proxy
 from tests.waiting import eventually
 
@@ -51,7 +53,7 @@ async def test_a_worker_killed_at_any_moment_loses_nothing(load, system, start_w
 @pytest.mark.row(2, "SIGTERM under load: ends with 0 in time, and nothing that was committed comes again")
 async def test_a_worker_told_to_stop_leaves_exactly_what_it_did_not_do(load, system, start_worker, scale):
     stops = scale(5, in_suite=1)
-    numbers = range(1, 6_000 * stops + 1)
+    numbers = range(1, scale(6_000 * stops, in_suite=2_500) + 1)
     await load.fill(numbers)
     await load.publish(numbers)
 
@@ -93,12 +95,12 @@ async def waiting_numbers(url, *, expected):
 @pytest.mark.timeout(120)
 @pytest.mark.row(22, "worker started before broker, database and schema exist")
 async def test_a_worker_started_before_everything_works_when_it_is_there(start_worker):
-    with RabbitMQ() as rabbitmq, PostgreSQL() as postgres:
+    with closing(RabbitMQ()) as rabbitmq, closing(PostgreSQL()) as postgres, available():
+        await asyncio.gather(asyncio.to_thread(rabbitmq.prepare), asyncio.to_thread(postgres.prepare))
         settings = Settings(
             broker=BrokerSettings(url=rabbitmq.url), database=DatabaseSettings(url=postgres.url)
         )
         load = Load(settings)
-        await asyncio.gather(asyncio.to_thread(rabbitmq.stop), asyncio.to_thread(postgres.stop))
 
         worker = start_worker(settings)
         await eventually(lambda: asyncio.to_thread(lambda: (worker.readiness() or {}).get("reasons")))

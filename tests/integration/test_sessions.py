@@ -145,7 +145,7 @@ async def test_a_row_that_somebody_holds_keeps_no_other_command_waiting(new_syst
 
 
 async def test_workers_with_overlapping_clears_never_deadlock(new_system, postgres):
-    seconds = 10.0
+    seconds = 5.0
     async with new_system() as system:
         others = [build_worker(system.settings) for _ in range(3)]
         running = [asyncio.create_task(other.run()) for other in others]

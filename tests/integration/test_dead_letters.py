@@ -214,7 +214,7 @@ async def test_a_line_that_a_firewall_has_forgotten_is_given_up_before_heartbeat
     vhost, connection, channel
 ):
     async with Proxy(vhost) as line:
-        dead_letters = to(line.url, confirm_timeout_s=0.2)
+        dead_letters = to(line.url, confirm_timeout_s=0.5)
         await until_buried(dead_letters, [a_letter(b"before")])
         line.forget()
         assert await dead_letters.bury([a_letter(b"lost")]) == [Burial.UNAVAILABLE]

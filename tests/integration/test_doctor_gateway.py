@@ -9,13 +9,14 @@ import asyncpg
 import pytest
 
 from configcache.connection import close_connection, connect
-from configcache.topology import PRODUCER_PERMISSIONS
+from configcache.topology import PRODUCER_PERMISSIONS, Permissions
 from configcache_worker.doctor import State
 from configcache_worker.doctor.gateway import GATEWAY_CHECKS, examine_gateway
 from configcache_worker.local.ports import LOOPBACK, free_ports
 from configcache_worker.rabbitmq.declare import declare
 from tests.conftest import available
 from tests.tables import migrated
+from tests.users import permit, user
 
 DATABASE_CHECKS = ("database", "credentials", "credential-rights")
 
@@ -79,19 +80,16 @@ async def test_the_least_rights_are_enough_on_broker_and_database(
     connection = await connect(vhost, name="test", timeout_s=10, heartbeat_s=10)
     await declare(connection, may_declare=True)
     await close_connection(connection)
-    name, rights = urlsplit(vhost).path.removeprefix("/"), PRODUCER_PERMISSIONS
-    rabbitmq.ctl("add_user", name, "secret")
-    rabbitmq.ctl("set_permissions", "-p", name, name, "", "", "")
     await sql.execute(f"GRANT SELECT ON gateway_credential TO {role}")
-    urls = {"broker__url": as_user(vhost, name), "database__url": as_user(database, role)}
 
-    before = await diagnose(**urls)
-    rabbitmq.ctl("set_permissions", "-p", name, name, rights.configure, rights.write, rights.read)
-    after = await diagnose(**urls)
-    rabbitmq.ctl("delete_user", name)
+    with user(rabbitmq, vhost, Permissions("", "", "")) as broker_url:
+        urls = {"broker__url": broker_url, "database__url": as_user(database, role)}
+        before = await diagnose(**urls)
+        permit(rabbitmq, broker_url, PRODUCER_PERMISSIONS)
+        after = await diagnose(**urls)
 
     assert before["broker-rights"].state is State.WRONG
-    assert rights.write in before["broker-rights"].mend
+    assert PRODUCER_PERMISSIONS.write in before["broker-rights"].mend
     assert {finding.check: finding.text for finding in after.values() if finding.state is not State.OK} == {
         "keys": "not checked: Bearer is not accepted"
     }

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from configcache import ClearConfigurationCache
-from configcache.topology import COMMAND_QUEUE, DEAD_LETTER_QUEUE
+from configcache.topology import COMMAND_QUEUE, DEAD_LETTER_QUEUE, Permissions
 from configcache_worker.__main__ import main
 from configcache_worker.postgres import overview
 from configcache_worker.settings import BrokerSettings, CacheSettings, DatabaseSettings, Settings
@@ -21,6 +21,7 @@ from tests.commands import declare
 from tests.conftest import available
 from tests.proxy import Proxy
 from tests.tables import migrated
+from tests.users import user
 
 ALL = ClearConfigurationCache.for_all("WebClient", "Web")
 
@@ -195,17 +196,16 @@ async def test_a_cell_whose_right_is_missing_says_which_and_the_others_are_told(
         await system.publish_raw(b"not JSON")
         await system.settled()
         broker, database = system.settings.broker.url, system.settings.database.url
-        name = urlsplit(broker).path.removeprefix("/")
-        rabbitmq.ctl("add_user", name, "secret")
-        rabbitmq.ctl("set_permissions", "-p", name, name, "", "", "")
         role = urlsplit(database).path[1:].replace("test", "role")
         await system.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'secret'")
 
-        parts = await look(as_user(broker, name), as_user(database, role))
+        with user(rabbitmq, broker, Permissions("", "", "")) as broker_url:
+            parts = await look(broker_url, as_user(database, role))
 
         await system.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
     assert verdicts(parts) == WELL | {"dead-letters": "attention", "cache": "unknown", "outbox": "unknown"}
+    name = urlsplit(broker_url).username
     assert (
         parts["dead-letters"].facts["not_told"] == f"user {name} lacks the right to read {DEAD_LETTER_QUEUE}"
     )

@@ -108,11 +108,11 @@ def gateways(results: Results) -> str:
     rows = [
         (
             _TITLES[name],
-            *(_spread(_spread_of(some, attrgetter(field))) for field in ("per_s", "p50_ms", "p99_ms")),
+            *(_spread(_spread_of(some, attrgetter(field))) for field in ("per_s", "cpu", "p50_ms", "p99_ms")),
         )
         for name, some in _groups(results.serving, attrgetter("contender")).items()
     ]
-    return _table(("endpoint", "requests/s", "p50, ms", "p99, ms"), rows)
+    return _table(("endpoint", "requests/s", "its CPU, ms for 1,000", "p50, ms", "p99, ms"), rows)
 
 
 def others(results: Results) -> str:

@@ -97,13 +97,17 @@ class Publishing:
 
 @dataclass(frozen=True)
 class Serving:
-    """Requests served to 64 clients that keep their connections, and how long each waited, in milliseconds."""
+    """
+    Requests served to 64 clients that keep their connections, and how long each waited, in milliseconds. CPU is that of the
+    endpoint's process, in ms for 1,000 requests.
+    """
 
     round: int
     contender: str
     per_s: float
     p50_ms: float
     p99_ms: float
+    cpu: float
 
 
 @dataclass(frozen=True)

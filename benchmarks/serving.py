@@ -8,6 +8,7 @@ from typing import Final
 
 import asyncpg
 
+from benchmarks import processes
 from benchmarks.arena import arena
 from benchmarks.contenders import OURS, Contender
 from benchmarks.contenders.bare_endpoint import PATH
@@ -53,7 +54,9 @@ async def serving(servers: Servers, contender: Contender, *, seconds: float, num
         with running(contender, place.broker_url, place.database_url, environment) as program:
             await while_alive([program], _warm(port))
             load = _Load(port, until_s=time.monotonic() + seconds)
+            before_s = processes.cpu_s(program.pids())
             await while_alive([program], load.run())
+            spent_s = processes.cpu_s(program.pids()) - before_s
             await program.stop()
         queued = await place.bench.depth(COMMAND_QUEUE)
         if queued != len(load.waits_s) + 1:
@@ -65,6 +68,7 @@ async def serving(servers: Servers, contender: Contender, *, seconds: float, num
         len(waits_ms) / load.took_s,
         percentile(waits_ms, 50),
         percentile(waits_ms, 99),
+        spent_s * 1e6 / len(waits_ms),
     )
 
 

@@ -7,6 +7,7 @@ is refused unseen and does not count.
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import time
 from collections import OrderedDict
@@ -117,6 +118,7 @@ class Attempts:
         self._names.succeeded((client, name))
 
 
+@functools.lru_cache(maxsize=1_024)
 def client_of(address: str | None) -> str:
     """
     What counts as one client: an IPv4 address, or the network of an IPv6 address, of which anybody has many.

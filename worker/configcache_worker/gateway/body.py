@@ -46,9 +46,11 @@ class IncomingBody:
     @property
     def ends_connection(self) -> bool:
         """Whether too much may still come for the connection to serve another request."""
+        if self._is_read:
+            return False
         headers = self._request.headers
         is_open = self._is_late or "transfer-encoding" in headers or "expect" in headers
-        return not self._is_read and (is_open or self._declared() > self._limit)
+        return is_open or self._declared() > self._limit
 
     async def read(self) -> bytes:
         """

@@ -46,12 +46,10 @@ class ClearConfigurationCacheCall:
         if not content.strip():
             raise bad_request("the body is empty: it must name Application and Instance")
         command = to_command(read(content), caller)
+        traceparent = request.headers.get("traceparent")
+        tracestate = traceparent and request.headers.get("tracestate")
         try:
-            await self._publisher.publish(
-                command,
-                traceparent=request.headers.get("traceparent"),
-                tracestate=request.headers.get("tracestate"),
-            )
+            await self._publisher.publish(command, traceparent=traceparent, tracestate=tracestate)
         except PublishError as error:
             raise not_queued(error) from error
         # Neither a body nor a content type, as HTTP has it for this status.

@@ -80,7 +80,8 @@ def test_a_success_forgives_the_name_and_not_the_address(clock):
     attempts.succeeded("192.0.2.1", "tje0")
 
     assert attempts.wait_s("192.0.2.1", "tje0") == 0
-    assert attempts.failed("192.0.2.1", "other") > 0
+    attempts.failed("192.0.2.1", "other")
+    assert attempts.wait_s("192.0.2.1", "third") > 0
 
 
 @pytest.mark.parametrize(

@@ -325,6 +325,15 @@ async def test_who_must_wait_is_refused_with_the_right_password_too_and_others_a
     assert (await callers.authenticate(request(basic("other", "wrong")))).status == 401
 
 
+async def test_the_right_password_makes_up_for_wrong_ones(new_callers):
+    callers = new_callers(Store(password=[TJE0]), on_a_name=2, ttl_s=0)
+    wrong = basic("tje0", "wrong")
+
+    outcomes = [await callers.authenticate(request(sent)) for sent in (wrong, BASIC, wrong, BASIC)]
+
+    assert [getattr(outcome, "status", 204) for outcome in outcomes] == [401, 204, 401, 204]
+
+
 async def test_an_unknown_name_is_throttled_like_a_known_one(new_callers):
     callers = new_callers(Store(password=[TJE0]), on_a_name=2)
 

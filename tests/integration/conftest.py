@@ -10,6 +10,7 @@ from configcache_worker.local.ports import LOOPBACK, free_ports
 from configcache_worker.local.rabbitmq import RabbitMQ
 from configcache_worker.testing import configuration_cache
 from tests.conftest import available
+from tests.tables import migrated
 
 
 @pytest.fixture
@@ -24,6 +25,13 @@ async def system(new_system):
     with available():
         async with new_system() as system:
             yield system
+
+
+@pytest.fixture
+def outbox_url(servers):
+    """The URL of a new database with an outbox."""
+    with available(), servers.database(migrated) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

@@ -217,4 +217,4 @@ async def test_a_body_of_five_megabytes_is_not_kept_and_harms_nobody(undisturbed
     (letter,) = await undisturbed.dead_letters()
 
     assert letter.reason == "unreadable-properties"
-    assert undisturbed.worker.pipeline.totals.rejected == 1
+    assert undisturbed.worker.pipeline.totals.rejected.total() == 1

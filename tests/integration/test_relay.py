@@ -54,14 +54,14 @@ async def sql(database):
 
 
 @contextlib.asynccontextmanager
-async def relaying(broker, database, **relay):
+async def relaying(broker, database, *, telemetry=None, **relay):
     """A relay that runs, looks without being notified as good as never, and is stopped at the end."""
     relay = build_relay(
         Settings(
             broker=BrokerSettings(url=broker),
             database=DatabaseSettings(url=database),
             relay=RelaySettings(**{"poll_interval_s": NEVER_S, "longest_retry_s": 0.2, **relay}),
-            telemetry=TelemetrySettings(port=0),
+            telemetry=TelemetrySettings(**(telemetry or {"port": 0})),
         )
     )
     running = asyncio.create_task(relay.run())

@@ -51,8 +51,8 @@ MUTATIONS = (
         (
             _core(
                 "clearing",
-                "        intake.done(done)\n        self._totals.cleared",
-                "        self._totals.cleared",
+                "        intake.done(done)\n        self._totals.committed(",
+                "        self._totals.committed(",
             ),
             _core(
                 "clearing",
@@ -223,7 +223,7 @@ MUTATIONS = (
     ),
     Mutation(
         "rejects written down and not sent",
-        (_core("pipeline", "        intake.settle()\n        reasons", "        reasons"),),
+        (_core("pipeline", "            intake.settle()\n", ""),),
     ),
     Mutation(
         "equal bodies taken for equal messages",

@@ -115,7 +115,7 @@ def row(associate, instance="Web"):
 
 
 class Rig:
-    def __init__(self, *, policy=QUICK, announcer=None, **limits):
+    def __init__(self, *, policy=QUICK, announcer=None, age_s=None, **limits):
         self.session, self.table, self.dead_letters = FakeSession(), FakeTable(), FakeDeadLetters()
         self.pipeline = Pipeline(
             table=self.table,
@@ -123,6 +123,7 @@ class Rig:
             policy=policy,
             limits=Limits(**limits),
             announcer=announcer,
+            age_s=age_s,
         )
 
     def receive(self, *bodies, **changes):

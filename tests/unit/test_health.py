@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import threading
 
 import pytest
 
 from configcache_worker.observe import health
-from configcache_worker.observe.health import HealthServer, Readiness, StartRefused
+from configcache_worker.observe.health import Exposition, HealthServer, Readiness, StartRefused
 
 READY = Readiness(ready=True)
 PAUSED = Readiness(ready=False, reasons={"database": "read-only: SQLSTATE 25006"})
@@ -55,6 +57,53 @@ async def ask(server: HealthServer, target: str, method: str = "GET") -> tuple[i
 
 async def test_alive_while_the_loop_turns(server):
     assert await ask(server, "/livez") == (200, {"live": True})
+
+
+def test_a_loop_that_does_not_turn_is_not_alive():
+    started, port, release = threading.Event(), [], threading.Event()
+
+    async def serve():
+        server = HealthServer("127.0.0.1", 0, readiness=Worker().readiness)
+        await server.start()
+        port.append(server.port)
+        started.set()
+        release.wait(10)  # what no coroutine may do: nothing else runs meanwhile
+        await asyncio.sleep(0.2)
+        await server.stop()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    started.wait(10)
+    with socket.create_connection(("127.0.0.1", port[0]), timeout=0.05) as probe:
+        probe.sendall(b"GET /livez HTTP/1.1\r\n\r\n")
+        with pytest.raises(TimeoutError):
+            probe.recv(1)
+        release.set()
+        probe.settimeout(5)
+
+        assert probe.recv(100).startswith(b"HTTP/1.1 200 ")
+    thread.join()
+
+
+async def test_metrics_are_answered_in_the_format_that_was_asked_for():
+    async def expose(accept):
+        return Exposition(f"text/{accept or 'plain'}", b"up 1\n")
+
+    server = HealthServer("127.0.0.1", 0, readiness=Worker().readiness, metrics=expose)
+    await server.start()
+    usual = await say(server, b"GET /metrics HTTP/1.1\r\n\r\n")
+    other = await say(server, b"GET /metrics HTTP/1.1\r\nHost: x\r\naccept: odd\r\n\r\n")
+    await server.stop()
+
+    assert usual.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\n")
+    assert usual.endswith(b"\r\n\r\nup 1\n")
+    assert b"Content-Type: text/odd\r\n" in other
+
+
+async def test_without_metrics_there_are_none(server):
+    status, answer = await ask(server, "/metrics")
+
+    assert (status, answer) == (404, {"error": "there are /livez and /readyz"})
 
 
 async def test_ready_answers_200(server):

@@ -17,6 +17,7 @@ from configcache_worker.rabbitmq.properties import (
     UnreadableProperties,
     delivery_count,
     fields,
+    published_ms,
     scan,
     split,
 )
@@ -207,3 +208,10 @@ def test_the_brokers_delivery_count_is_read(count):
 )
 def test_no_delivery_count_is_zero(header):
     assert delivery_count(header) == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "read"), [(1_700_000_000_000, 1_700_000_000_000), ("now", None), (1.5, None)]
+)
+def test_the_producers_time_of_publishing_is_read_where_it_is_an_integer(value, read):
+    assert published_ms(marshalled(headers={"a": "b", "published-at": value})) == read

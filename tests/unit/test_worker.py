@@ -6,7 +6,9 @@ import pytest
 
 from configcache.connection import BrokerUnavailable
 from configcache_worker.app import StartRefused, Worker
+from configcache_worker.core.totals import PauseCause, RetryCause
 from configcache_worker.postgres.catalog import LayoutError
+from configcache_worker.rabbitmq.deliveries import end_cause
 from tests.unit.rig import QUICK, FakeSession, Rig, one, refuse, row
 from tests.waiting import eventually
 
@@ -146,6 +148,75 @@ async def test_readiness_asks_the_table_while_nothing_is_in_flight():
     rig.table.fails = lambda scopes, limit: None
     rig.worker.stop()
     await asyncio.wait_for(running, 5)
+
+
+async def test_readiness_asks_the_table_while_nothing_but_poison_is_in_flight():
+    rig = WorkerRig()
+    running = await rig.started()
+    rig.dead_letters.gate.clear()
+    rig.receive(b"{")
+    rig.table.fails = refuse("25006")
+
+    readiness = await rig.worker.readiness()
+
+    assert rig.pipeline.in_flight == 1
+    assert list(readiness.reasons) == ["database"]
+    rig.table.fails = lambda scopes, limit: None
+    rig.dead_letters.gate.set()
+    rig.worker.stop()
+    await asyncio.wait_for(running, 5)
+
+
+async def test_readiness_does_not_ask_the_table_while_a_statement_is_in_it():
+    rig = WorkerRig()
+    running = await rig.started()
+    rig.table.held.clear()
+    rig.receive(one(1))
+    await eventually(lambda: rig.pipeline.is_clearing)
+
+    readiness = await asyncio.wait_for(rig.worker.readiness(), 5)
+
+    assert readiness.ready
+    rig.table.held.set()
+    rig.worker.stop()
+    await asyncio.wait_for(running, 5)
+
+
+async def test_sessions_are_counted_by_how_the_one_before_has_ended():
+    rig = WorkerRig()
+    running = await rig.started()
+
+    rig.session.ended.set()
+    first = rig.session
+    await eventually(lambda: rig.worker.sessions.current not in (None, first))
+
+    totals = rig.pipeline.totals
+    assert totals.sessions == {"start": 1, "channel-closed": 1}
+    assert totals.retries == {RetryCause.BROKER: 1}
+    assert totals.pauses.seconds(PauseCause.BROKER, asyncio.get_running_loop().time()) > 0
+    rig.worker.stop()
+    await asyncio.wait_for(running, 5)
+
+
+@pytest.mark.parametrize(
+    ("reason", "cause"),
+    [
+        ("the broker closed the connection: CONNECTION_FORCED (320)", "connection-lost"),
+        ("the connection was lost: [Errno 104] Connection reset by peer", "connection-lost"),
+        (
+            "the broker closed the channel: PRECONDITION_FAILED - delivery acknowledgement timed out",
+            "channel-closed",
+        ),
+        ("the broker cancelled the consumer", "consumer-cancelled"),
+        (
+            "the dead letters can't be published, and no more can be held meanwhile",
+            "dead-letters-unavailable",
+        ),
+        ("the broker sent what is not AMQP: a frame without its end", "other"),
+    ],
+)
+def test_what_ends_a_session_has_a_stable_word(reason, cause):
+    assert end_cause(reason) == cause
 
 
 async def test_a_part_that_dies_ends_the_worker():

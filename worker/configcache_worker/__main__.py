@@ -20,8 +20,8 @@ from types import ModuleType
 from typing import Final, NamedTuple, NoReturn, TextIO
 
 from configcache_worker.cli import CommandFailed, OutputFailed, say
+from configcache_worker.observe.build import DISTRIBUTION, version
 
-DISTRIBUTION: Final = "clear-configuration-cache"
 DONE: Final = 0
 FAILED: Final = 1
 WRONG_USAGE: Final = 2
@@ -159,13 +159,7 @@ class _Version(argparse.Action):
         values: object,
         option_string: str | None = None,
     ) -> None:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            number = version(DISTRIBUTION)
-        except PackageNotFoundError:
-            number = "(not installed: running from its source)"
-        say(f"configcache {number}")
+        say(f"configcache {version() or '(not installed: running from its source)'}")
         parser.exit(DONE)
 
 

@@ -18,7 +18,12 @@ from configcache.retry import RetryPolicy
 from configcache_worker.core.bounds import Limits
 from configcache_worker.core.pipeline import Pipeline
 from configcache_worker.core.ports import TableFault
+from configcache_worker.core.totals import PauseCause, RetryCause
+from configcache_worker.core.waiting import now
 from configcache_worker.observe.health import HealthServer, Readiness, StartRefused
+from configcache_worker.observe.metrics import Metrics
+from configcache_worker.observe.worker_metrics import FIRST_SESSION, Standing, worker_metrics
+from configcache_worker.postgres.backlog import OutboxBacklog
 from configcache_worker.postgres.cache_table import PostgresCacheTable
 from configcache_worker.postgres.catalog import LayoutError
 from configcache_worker.postgres.connection import TimeLimits
@@ -26,8 +31,9 @@ from configcache_worker.postgres.outbox import PostgresOutbox
 from configcache_worker.postgres.statements import TableLayout
 from configcache_worker.rabbitmq.dead_letters import RabbitDeadLetters
 from configcache_worker.rabbitmq.declare import TopologyMismatch, declare
-from configcache_worker.rabbitmq.deliveries import Deliveries, DeliverySession
+from configcache_worker.rabbitmq.deliveries import END_CAUSES, Deliveries, DeliverySession, end_cause
 from configcache_worker.rabbitmq.news import RabbitAnnouncer
+from configcache_worker.rabbitmq.reading import age_s
 from configcache_worker.relay import Relay
 from configcache_worker.settings import CacheSettings, Settings
 
@@ -71,10 +77,18 @@ class Worker:
         self._dead_letters = dead_letters
         self._announcer = announcer
         self._drain_timeout_s = drain_timeout_s
-        self._health = health_address and HealthServer(*health_address, readiness=self.readiness)
+        self.metrics = Metrics(
+            lambda: worker_metrics(pipeline.totals, self._standing(), end_causes=END_CAUSES)
+        )
+        """What it tells of itself."""
+        self._health = health_address and HealthServer(
+            *health_address, readiness=self.readiness, metrics=self.metrics.expose
+        )
         self._stopping = asyncio.Event()
         self._refusal: StartRefused | None = None
         self._last_failure: str | None = None
+        self._next_cause: str | None = FIRST_SESSION
+        """What makes the next session necessary; None while there is one."""
         self._last_reasons: set[str] = set()
 
     def __repr__(self) -> str:
@@ -90,6 +104,7 @@ class Worker:
         """
         if self._health:
             await self._health.start()
+        self.pipeline.totals.pauses.note(PauseCause.BROKER, True, now())
         pipeline = asyncio.create_task(self.pipeline.run(), name="pipeline")
         parts = [pipeline, asyncio.create_task(self.sessions.run(), name="sessions")]
         if self._announcer is not None:
@@ -112,7 +127,7 @@ class Worker:
             "worker.stopped",
             commands=totals.cleared,
             rows=totals.rows,
-            dead_lettered=totals.buried + totals.rejected,
+            dead_lettered=totals.dead_lettered,
             given_back=given_back,
         )
 
@@ -127,8 +142,8 @@ class Worker:
             reasons["worker"] = "draining"
         elif self.sessions.current is None:
             reasons["broker"] = f"not consuming: {self._last_failure or 'no session yet'}"
-        if "database" not in reasons and not self.pipeline.in_flight:
-            # While commands are in flight, their statement is the probe, and the connection is in use.
+        if "database" not in reasons and not self.pipeline.is_clearing:
+            # While commands are being cleared, their statement is the probe, and the connection is in use.
             try:
                 await self._table.probe()
             except TableFault as fault:
@@ -148,17 +163,36 @@ class Worker:
             self._stopping.set()
             await asyncio.Event().wait()  # no next attempt: run() is about to end this one
             raise
+        totals = self.pipeline.totals
+        totals.sessions[self._next_cause or FIRST_SESSION] += 1
+        totals.pauses.note(PauseCause.BROKER, False, now())
+        self._next_cause = None
         log.info("session.started", consequence="commands are consumed")
         return session
 
     def _tell_failure(self, attempt: int, delay_s: float, cause: BaseException) -> None:
         self._last_failure = str(cause) or type(cause).__name__
+        if self._next_cause is None:
+            self._next_cause = end_cause(self._last_failure)
+        self.pipeline.totals.retries[RetryCause.BROKER] += 1
+        self.pipeline.totals.pauses.note(PauseCause.BROKER, True, now())
         log.warning(
             "session.failed",
             attempt=attempt,
             retry_in_s=round(delay_s, 3),
             error=self._last_failure,
             consequence="nothing is consumed until the next session",
+        )
+
+    def _standing(self) -> Standing:
+        pipeline = self.pipeline
+        return Standing(
+            moment=now(),
+            is_consuming=self.sessions.current is not None and not self._stopping.is_set(),
+            in_flight=pipeline.in_flight,
+            set_aside=pipeline.set_aside,
+            unburied=pipeline.unburied,
+            held_bytes=pipeline.held_bytes,
         )
 
     async def _drain(self, pipeline: asyncio.Task[None]) -> None:
@@ -251,6 +285,7 @@ def build_worker(settings: Settings) -> Worker:
             max_held_bytes=limits.max_held_bytes,
         ),
         announcer=announcer,
+        age_s=age_s if telemetry.port else None,
     )
     deliveries = Deliveries(
         url=broker.url,
@@ -289,6 +324,7 @@ def build_relay(settings: Settings) -> Relay:
             limits=TimeLimits.of(settings.database),
             hold_s=relay.publish_timeout_s,
         ),
+        backlog=OutboxBacklog(settings.database.url, schema=settings.cache.schema_),
         publisher=Publisher(
             url=broker.url,
             app_id="configcache relay",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -21,11 +21,16 @@ from pydantic import ValidationError
 
 from configcache import ClearConfigurationCache, Publisher, PublishError, Refused
 from configcache.connection import Supervisor
-from configcache_worker.observe.health import HealthServer, Readiness
+from configcache_worker.core.totals import PauseCause, Pauses
+from configcache_worker.observe.health import Exposition, HealthServer, Readiness
+from configcache_worker.observe.metrics import Metrics
+from configcache_worker.observe.relay_metrics import relay_metrics
+from configcache_worker.postgres.backlog import Backlog, OutboxBacklog
 from configcache_worker.postgres.outbox import OutboxFault, OutboxRow, OutboxSession, PostgresOutbox
 
 if TYPE_CHECKING:
     from configcache.retry import RetryPolicy
+    from configcache_worker.observe.metrics import Metric
 
 log = structlog.stdlib.get_logger()
 
@@ -43,6 +48,7 @@ class Relay:
         self,
         *,
         outbox: PostgresOutbox,
+        backlog: OutboxBacklog,
         publisher: Publisher,
         policy: RetryPolicy,
         batch: int,
@@ -52,13 +58,22 @@ class Relay:
     ) -> None:
         self.relayed = 0
         """Rows published and deleted so far."""
+        self._commands = 0
+        self._retries = 0
+        self._pauses = Pauses()
         self._outbox = outbox
+        self._backlog = backlog
+        self._waiting: Backlog | None = None
+        self.metrics = Metrics(self._read_metrics)
+        """What it tells of itself, by :meth:`expose`."""
         self._publisher = publisher
         self._policy = policy
         self._batch = batch
         self._publish_timeout_s = publish_timeout_s
         self._poll_interval_s = poll_interval_s
-        self._health = health_address and HealthServer(*health_address, readiness=self.readiness)
+        self._health = health_address and HealthServer(
+            *health_address, readiness=self.readiness, metrics=self.expose
+        )
         self._sessions = Supervisor[OutboxSession](
             name="outbox", open=self._open_session, policy=policy, on_failure=self._tell_failure
         )
@@ -117,6 +132,23 @@ class Relay:
             reasons["broker"] = str(self._last_refusal)
         return Readiness(ready=not reasons, reasons=reasons)
 
+    async def expose(self, accept: str) -> Exposition:
+        """Its metrics, in the format that *accept* asks for. Waits two seconds for the database, and no longer."""
+        self._waiting = await self._backlog.look()
+        self._note_pauses()
+        return await self.metrics.expose(accept)
+
+    def _read_metrics(self) -> Iterator[Metric]:
+        return relay_metrics(
+            published=self.relayed,
+            commands=self._commands,
+            retries=self._retries,
+            pauses=self._pauses,
+            moment=asyncio.get_running_loop().time(),
+            backlog_rows=self._waiting and self._waiting.rows,
+            lag_s=self._waiting and self._waiting.oldest_s,
+        )
+
     async def _open_session(self) -> OutboxSession:
         session = await self._outbox.open()
         log.info("relay.listening", consequence="what is committed is published at once")
@@ -124,6 +156,8 @@ class Relay:
 
     def _tell_failure(self, attempt: int, delay_s: float, cause: BaseException) -> None:
         self._last_failure = str(cause) or type(cause).__name__
+        self._retries += 1
+        self._note_pauses()
         log.warning(
             "relay.session_failed",
             attempt=attempt,
@@ -135,9 +169,11 @@ class Relay:
     async def _move_until_stopped(self) -> None:
         failed: OutboxSession | None = None
         while not self._stopping.is_set():
+            self._note_pauses()
             session = await self._sessions.session(after=failed)
             # No transaction is begun, and none held open, for a broker that is known to be away.
             await self._publisher.wait_connected()
+            self._note_pauses()
             if session is not self._sessions.current:
                 continue
             move = await self._move(session)
@@ -157,6 +193,7 @@ class Relay:
         try:
             move.taken = await session.move(self._batch, partial(self._publish, move))
         except OutboxFault as fault:
+            self._retries += 1
             log.warning("outbox.not_moved", error=str(fault), consequence="the rows are taken again")
             return None
         finally:
@@ -187,10 +224,12 @@ class Relay:
 
     def _note(self, move: _Move) -> None:
         self._last_refusal = move.refusal
+        self._note_pauses()
         if move.refusal is None:
             self._attempt = 0
         if move.published:
             self.relayed += len(move.published)
+            self._commands += move.commands
             log.info(
                 "outbox.relayed",
                 rows=len(move.published),
@@ -200,6 +239,7 @@ class Relay:
 
     async def _back_off(self, refusal: PublishError) -> None:
         self._attempt += 1
+        self._retries += 1
         delay_s = self._policy.delay_s(self._attempt)
         log.warning(
             "outbox.held",
@@ -209,6 +249,14 @@ class Relay:
             consequence="commands stay in the outbox and are tried again",
         )
         await asyncio.sleep(delay_s)
+
+    def _note_pauses(self) -> None:
+        # When somebody asks, and wherever the relay may be about to wait: an end that comes between two looks at the outbox
+        # is noted at the next.
+        moment = asyncio.get_running_loop().time()
+        is_refused = not self._publisher.is_connected or self._last_refusal is not None
+        self._pauses.note(PauseCause.DATABASE, self._sessions.current is None, moment)
+        self._pauses.note(PauseCause.BROKER, is_refused, moment)
 
 
 @dataclass(slots=True)

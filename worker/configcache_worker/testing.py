@@ -173,7 +173,7 @@ class ConfigurationCacheSystem:
 
     def _letters_of_worker(self) -> int:
         totals = self.worker and self.worker.pipeline.totals
-        return totals.buried + totals.rejected if totals else 0
+        return totals.dead_lettered if totals else 0
 
     async def _is_at_rest(self) -> bool:
         session = self.worker and self.worker.sessions.current
@@ -197,6 +197,7 @@ async def configuration_cache(
     database: Mapping[str, Any] | None = None,
     cache: Mapping[str, Any] | None = None,
     worker: Mapping[str, Any] | None = None,
+    telemetry: Mapping[str, Any] | None = None,
 ) -> AsyncIterator[ConfigurationCacheSystem]:
     """
     Run a whole system in a virtual host and a database of its own, both removed afterwards.
@@ -209,6 +210,7 @@ async def configuration_cache(
         database: The same for ``database``.
         cache: Settings of the section ``cache``.
         worker: Settings of the section ``worker``. Retries are quicker than usual by default.
+        telemetry: Settings of the section ``telemetry``. Without a port, by default, nothing is served.
 
     Raises:
         ServerUnavailable: RabbitMQ or PostgreSQL is not to be had; the text says how to get it.
@@ -224,7 +226,7 @@ async def configuration_cache(
             database=DatabaseSettings(url=database_url, **(database or {})),
             cache=CacheSettings(**(cache or {})),
             worker=WorkerSettings(**{**_QUICK_RETRIES, **(worker or {})}),
-            telemetry=TelemetrySettings(port=0),
+            telemetry=TelemetrySettings(**{"port": 0, **(telemetry or {})}),
         )
         bench = await stack.enter_async_context(Workbench(broker_url))
         await bench.declare()

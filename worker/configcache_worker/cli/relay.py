@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         through PgBouncer in transaction mode. Rights: SELECT, UPDATE and DELETE on
         configuration_cache_outbox, and on the broker those of a producer.
 
-        Log lines go to standard error. GET /livez and /readyz are answered on
-        telemetry.host and telemetry.port (9466 unless one is set).
+        Log lines go to standard error. GET /livez, /readyz and /metrics are answered
+        on telemetry.host and telemetry.port (9466 unless one is set).
         """,
         """
         settings: the sections broker, database, cache (for cache.schema), relay,

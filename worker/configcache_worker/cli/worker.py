@@ -27,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         waits for them. It ends with 1 where waiting would not help: exchanges or queues
         that differ from what is needed, or a table that can't serve.
 
-        Log lines go to standard error. GET /livez and /readyz are answered on
-        telemetry.host and telemetry.port.
+        Log lines go to standard error. GET /livez, /readyz and /metrics are answered
+        on telemetry.host and telemetry.port.
         """,
         """
         settings: the sections broker, database, cache, worker, telemetry

@@ -1,4 +1,4 @@
-"""How much a pipeline may hold and ask for, and what it has done."""
+"""How much a pipeline may hold and ask for."""
 
 from __future__ import annotations
 
@@ -17,19 +17,3 @@ class Limits:
     """Most rows deleted in one transaction."""
     max_held_bytes: int = 32 * 1024 * 1024
     """Most bytes of unreadable messages held while they are taken to the dead letters."""
-
-
-@dataclass(slots=True)
-class Totals:
-    """What a pipeline has done since it was made."""
-
-    received: int = 0
-    cleared: int = 0
-    """Commands whose rows are gone, committed."""
-    rows: int = 0
-    batches: int = 0
-    """Passes that committed."""
-    buried: int = 0
-    """Deliveries copied to the dead letters with their reason."""
-    rejected: int = 0
-    """Deliveries left to the broker's own dead-lettering."""

@@ -16,10 +16,10 @@ from typing import Final
 import structlog
 
 from configcache.retry import RetryPolicy
-from configcache_worker.core.bounds import Totals
 from configcache_worker.core.intake import Intake
 from configcache_worker.core.ports import Burial, DeadLetters, Letter
-from configcache_worker.core.waiting import wait_for
+from configcache_worker.core.totals import PauseCause, RetryCause, Totals
+from configcache_worker.core.waiting import now, wait_for
 
 log = structlog.stdlib.get_logger()
 
@@ -35,16 +35,24 @@ class Burials:
         policy: Delays while they can't be published.
         max_held_bytes: Bound of the bytes held for letters that are not confirmed. Reading pauses at half of it, and goes
             on at a quarter.
+        most_unburied: So many deliveries may wait for their letters before the dead letters count as unavailable.
         totals: Counts what was buried or rejected.
     """
 
     def __init__(
-        self, *, dead_letters: DeadLetters, policy: RetryPolicy, max_held_bytes: int, totals: Totals
+        self,
+        *,
+        dead_letters: DeadLetters,
+        policy: RetryPolicy,
+        max_held_bytes: int,
+        most_unburied: int,
+        totals: Totals,
     ) -> None:
         self._dead_letters = dead_letters
         self._policy = policy
         self._pause_bytes = max_held_bytes // 2
         self._resume_bytes = max_held_bytes // 4
+        self._most_unburied = most_unburied
         self._totals = totals
         self._intake: Intake | None = None
         self._overflow: Letter | None = None
@@ -52,34 +60,45 @@ class Burials:
         self._drain_asked = asyncio.Event()
 
     @property
-    def has_overflowed(self) -> bool:
-        """Whether too much was held, and no letter has got through since."""
-        return self._overflow is not None
+    def are_unavailable(self) -> bool:
+        """Whether too many letters wait; or too much was held, and no letter has got through since."""
+        return self._overflow is not None or self.unburied > self._most_unburied
 
-    def condemn(self, intake: Intake, tag: int, letter: Letter | None) -> None:
+    @property
+    def unburied(self) -> int:
+        """Deliveries whose letters are not confirmed."""
+        return self._intake.unburied if self._intake else 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Of these."""
+        return self._intake.held_bytes if self._intake else 0
+
+    def condemn(self, intake: Intake, letter: Letter) -> None:
         """
         Take over an open delivery of *intake*.
 
-        Args:
-            intake: What it came with.
-            tag: The delivery's.
-            letter: What to publish. None leaves the delivery to the broker's own dead-lettering.
+        One that is not held, or can't be read at all, is left to the broker's own dead-lettering. It has its answer with
+        the next settlement.
         """
-        if letter is None:
-            intake.ledger.refused([tag])
-            self._totals.rejected += 1
+        delivery = letter.delivery
+        if delivery.refusal is not None or not delivery.size:
+            intake.ledger.refused([delivery.tag])
+            self._totals.rejected[letter.reason] += 1
             return
         self._intake = intake
         intake.letters.append(letter)
         intake.unburied += 1
-        intake.held_bytes += letter.delivery.size
+        intake.held_bytes += delivery.size
         self._letters_came.set()
         if intake.held_bytes > self._pause_bytes:
             intake.session.pause()
+        self._note_pause()
 
     def drop_intake(self) -> None:
         """The session has ended: its letters are written anew when the broker hands the messages out again."""
         self._intake = None
+        self._note_pause()
 
     def drain(self) -> None:
         """Ask :meth:`run` to return after one last try for what is waiting."""
@@ -93,8 +112,10 @@ class Burials:
             (outcome,) = await self._dead_letters.bury([self._overflow])
             if outcome is Burial.CONFIRMED:
                 self._overflow = None
+                self._note_pause()
             else:
                 attempt += 1
+                self._totals.retries[RetryCause.DEAD_LETTERS] += 1
                 await asyncio.sleep(self._policy.delay_s(attempt))
 
     async def run(self) -> None:
@@ -115,6 +136,7 @@ class Burials:
             if not settled:
                 self._go_without(intake, letters[0])
             failures += 1
+            self._totals.retries[RetryCause.DEAD_LETTERS] += 1
             await wait_for(self._drain_asked, timeout_s=self._policy.delay_s(failures))
 
     def _go_without(self, intake: Intake, letter: Letter) -> None:
@@ -123,6 +145,7 @@ class Burials:
             intake.session.resume()
             return
         self._overflow = letter
+        self._note_pause()
         intake.session.end("the dead letters can't be published, and no more can be held meanwhile")
 
     async def _letters_waiting(self) -> Intake | None:
@@ -146,14 +169,18 @@ class Burials:
             else:
                 intake.held_bytes -= letter.delivery.size
                 reasons[letter.reason.value] += 1
+                counts = self._totals.buried if outcome is Burial.CONFIRMED else self._totals.rejected
+                counts[letter.reason] += 1
         settled = reasons.total()
         intake.unburied -= settled
-        self._totals.buried += len(tags[Burial.CONFIRMED])
-        self._totals.rejected += len(tags[Burial.UNENCODABLE])
         intake.ledger.refused(tags[Burial.UNENCODABLE])
         intake.done(tags[Burial.CONFIRMED])
         if settled:
             log.warning("letters.buried", count=settled, reasons=dict(reasons))
         if intake.held_bytes <= self._resume_bytes:
             intake.session.resume()
+        self._note_pause()
         return settled
+
+    def _note_pause(self) -> None:
+        self._totals.pauses.note(PauseCause.DEAD_LETTERS, self.are_unavailable, now())

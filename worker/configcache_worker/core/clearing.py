@@ -19,12 +19,21 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from configcache.retry import RetryPolicy
 from configcache.wire import Reason
-from configcache_worker.core.bounds import Limits, Totals
-from configcache_worker.core.coalesce import Work, coalesce, singles, split, tags
+from configcache_worker.core.bounds import Limits
+from configcache_worker.core.coalesce import Work, coalesce, earliest, singles, split, tags
 from configcache_worker.core.faults import Blame, Pace, blame
 from configcache_worker.core.intake import Intake
 from configcache_worker.core.news import news_of
-from configcache_worker.core.ports import Announcer, CacheTable, Letter, Position, Scope, TableFault
+from configcache_worker.core.ports import (
+    Announcer,
+    CacheTable,
+    Delivery,
+    Letter,
+    Position,
+    Scope,
+    TableFault,
+)
+from configcache_worker.core.totals import PauseCause, RetryCause, Totals
 from configcache_worker.core.trials import Trials
 from configcache_worker.core.waiting import now, wait_for
 
@@ -59,8 +68,9 @@ class Clearing:
         policy: Delays between tries.
         limits: Bounds of a batch and a transaction.
         totals: Counts what was cleared.
-        condemn: Takes over a delivery that can never succeed; without a letter, one that was too long to keep.
+        condemn: Takes over a delivery that can never succeed.
         announcer: Is told what was cleared, if anybody wants to know.
+        age_s: How many seconds ago a delivery was published, if anybody wants to know.
     """
 
     def __init__(
@@ -70,14 +80,16 @@ class Clearing:
         policy: RetryPolicy,
         limits: Limits,
         totals: Totals,
-        condemn: Callable[[Intake, int, Letter | None], None],
+        condemn: Callable[[Intake, Letter], None],
         announcer: Announcer | None = None,
+        age_s: Callable[[Delivery], float | None] | None = None,
     ) -> None:
         self._table = table
         self._policy = policy
         self._totals = totals
         self._condemn = condemn
         self._announcer = announcer
+        self._age_s = age_s
         self._trials = Trials()
         self._most = Pace(scopes=limits.batch, rows=limits.chunk_rows)
         self._pace = self._most
@@ -90,6 +102,8 @@ class Clearing:
         self._running: asyncio.Task[None] | None = None
         self.paused: str | None = None
         """Why nothing goes through at the moment."""
+        self.is_busy = False
+        """Whether a statement is in the database."""
 
     def offer(self, intake: Intake) -> None:
         """There is something in the inbox of *intake*."""
@@ -123,8 +137,10 @@ class Clearing:
         while (intake := await self._work_waiting()) is not None:
             try:
                 if intake.inbox:
-                    await self._clear(intake, self._collect(intake), patience=_PATIENCE)
+                    first, works = self._collect(intake)
+                    await self._clear(intake, works, patience=_PATIENCE, first=first)
                 if (scope := self._due_scope(intake)) is not None:
+                    self._totals.retries[RetryCause.SET_ASIDE] += 1
                     await self._clear(intake, [intake.set_aside.pop(scope)], patience=0)
             except AbandonedBatch:
                 log.info("batch.abandoned", consequence="the broker hands these commands out again")
@@ -144,15 +160,20 @@ class Clearing:
             self._work_came.clear()
             await wait_for(self._work_came, timeout_s=self._next_due_in_s(intake))
 
-    def _collect(self, intake: Intake) -> list[Work]:
-        """Take what has arrived, up to the pace; leave commands under suspicion to trials of their own."""
+    def _collect(self, intake: Intake) -> tuple[Delivery | None, list[Work]]:
+        """
+        Take what has arrived, up to the pace; leave commands under suspicion to trials of their own.
+
+        Returns:
+            The delivery that came first, None if all are under suspicion; and what there is to do.
+        """
         orders = intake.take(self._pace.scopes)
         if self._trials:
             for delivery, scope in orders:
                 if scope in self._trials:
                     intake.put_aside(scope, [delivery])
             orders = [order for order in orders if order[1] not in self._trials]
-        return coalesce(orders)
+        return (orders[0][0] if orders else None), coalesce(orders)
 
     def _due_scope(self, intake: Intake) -> Scope | None:
         """A command set aside whose next trial is due, if there is one."""
@@ -166,7 +187,9 @@ class Clearing:
 
     # clear, settle
 
-    async def _clear(self, intake: Intake, works: list[Work], *, patience: int) -> None:
+    async def _clear(
+        self, intake: Intake, works: list[Work], *, patience: int, first: Delivery | None = None
+    ) -> None:
         groups = deque([works] if works else [])
         refused: list[tuple[Work, TableFault]] = []
         untried: list[Work] = []
@@ -189,7 +212,7 @@ class Clearing:
                     untried = [work for group in groups for work in singles(group)]
                     groups.clear()
             else:
-                self._committed(intake, group, cleared)
+                self._committed(intake, group, cleared, first=first if group is works else None)
             patience = 0  # what is taken apart has been waited for already
         if fault is not None and (refused or untried):
             self._set_aside(intake, refused, untried, fault)
@@ -234,19 +257,28 @@ class Clearing:
         scopes = [work.scope for work in group]
         rows = 0
         after: Position | None = None
-        while True:
-            chunk = await self._table.clear(scopes, after=after, limit=self._pace.rows)
-            rows += chunk.rows
-            if chunk.last is None:
-                return Cleared(rows, now() - started)
-            after = chunk.last
+        self.is_busy = True
+        try:
+            while True:
+                chunk = await self._table.clear(scopes, after=after, limit=self._pace.rows)
+                rows += chunk.rows
+                if chunk.last is None:
+                    return Cleared(rows, now() - started)
+                after = chunk.last
+        finally:
+            self.is_busy = False
 
-    def _committed(self, intake: Intake, group: list[Work], cleared: Cleared) -> None:
+    def _committed(
+        self, intake: Intake, group: list[Work], cleared: Cleared, *, first: Delivery | None
+    ) -> None:
         done = tags(group)
         intake.done(done)
-        self._totals.cleared += len(done)
-        self._totals.rows += cleared.rows
-        self._totals.batches += 1
+        self._totals.committed(
+            commands=len(done), scopes=len(group), rows=cleared.rows, duration_s=cleared.duration_s
+        )
+        # For the one delivery that has waited longest: reading what each says would cost more than clearing it.
+        if self._age_s is not None and (age_s := self._age_s(first or earliest(group))) is not None:
+            self._totals.lag_seconds.observe(age_s)
         self._trials.went_through((work.scope for work in group), rows=cleared.rows)
         self._pace = self._pace.faster(self._most)
         self._fruitless_rounds = 0
@@ -270,8 +302,11 @@ class Clearing:
             slower = self._pace.slower(tried=len(group))
             if slower is not None:
                 self._pace = slower
+                self._totals.retries[RetryCause.TOO_SLOW] += 1
                 return split(group) if len(group) > 1 else [group]
-        return split(group)
+        parts = split(group)
+        self._totals.retries[RetryCause.TAKEN_APART] += bool(parts)
+        return parts
 
     def _set_aside(
         self,
@@ -317,6 +352,7 @@ class Clearing:
         return suspicion.tries
 
     def _convict(self, intake: Intake, work: Work, fault: TableFault) -> None:
+        self._totals.convicted[Reason.REFUSED_BY_DATABASE] += 1
         log.error(
             "command.convicted",
             **_named(work.scope),
@@ -329,8 +365,7 @@ class Clearing:
             f"SQLSTATE {fault.sqlstate}"
         )
         for delivery in work.deliveries:
-            letter = Letter(delivery, Reason.REFUSED_BY_DATABASE, detail) if delivery.size else None
-            self._condemn(intake, delivery.tag, letter)
+            self._condemn(intake, Letter(delivery, Reason.REFUSED_BY_DATABASE, detail))
 
     # pausing
 
@@ -338,6 +373,8 @@ class Clearing:
         if self.paused is None:
             self._paused_at = now()
         self.paused = str(fault)
+        self._totals.pauses.note(PauseCause.DATABASE, True, now())
+        self._totals.retries[RetryCause.DATABASE] += 1
         log.warning(
             "database.paused",
             error=self.paused,
@@ -355,6 +392,7 @@ class Clearing:
     def _resume(self) -> None:
         if self.paused is not None:
             self.paused = None
+            self._totals.pauses.note(PauseCause.DATABASE, False, now())
             log.info("database.resumed", paused_s=round(now() - self._paused_at, 3))
 
     async def _wait_or_abandon(self, intake: Intake, delay_s: float) -> None:

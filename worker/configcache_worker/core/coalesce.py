@@ -77,6 +77,12 @@ def singles(works: Iterable[Work]) -> Iterator[Work]:
         yield from work.absorbed
 
 
+def earliest(works: Iterable[Work]) -> Delivery:
+    """The delivery of *works* that came first. Looks at all of them: for groups that were taken apart."""
+    heads = [work.deliveries[0] for work in singles(works)]
+    return min(heads, key=lambda delivery: delivery.tag)
+
+
 def tags(works: Iterable[Work]) -> list[int]:
     """The tag of every delivery that is done once *works* are cleared."""
     found: list[int] = []

@@ -13,18 +13,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from configcache.retry import RetryPolicy
-from configcache.wire import ContractError
-from configcache_worker.core.bounds import Limits, Totals
+from configcache.wire import ContractError, Reason
+from configcache_worker.core.bounds import Limits
 from configcache_worker.core.burials import Burials
 from configcache_worker.core.clearing import Clearing
 from configcache_worker.core.decoding import Decoder
 from configcache_worker.core.intake import Intake
 from configcache_worker.core.ports import Announcer, CacheTable, DeadLetters, Delivery, Letter, Session
+from configcache_worker.core.totals import Totals
 
 log = structlog.stdlib.get_logger()
 
@@ -39,6 +40,8 @@ class Pipeline:
         policy: Delays between tries.
         limits: Bounds of memory and batch size.
         announcer: Is told what was cleared, if anybody wants to know.
+        age_s: How many seconds ago a delivery's message was published, None if it does not say. Asked once for each batch;
+            if nobody wants to know, not at all.
     """
 
     def __init__(
@@ -49,15 +52,16 @@ class Pipeline:
         policy: RetryPolicy,
         limits: Limits,
         announcer: Announcer | None = None,
+        age_s: Callable[[Delivery], float | None] | None = None,
     ) -> None:
         self.totals = Totals()
-        self._limits = limits
         self._intake: Intake | None = None
         self._decoder = Decoder()
         self._burials = Burials(
             dead_letters=dead_letters,
             policy=policy,
             max_held_bytes=limits.max_held_bytes,
+            most_unburied=limits.prefetch // 2,
             totals=self.totals,
         )
         self._clearing = Clearing(
@@ -67,6 +71,7 @@ class Pipeline:
             totals=self.totals,
             condemn=self._burials.condemn,
             announcer=announcer,
+            age_s=age_s,
         )
 
     def __repr__(self) -> str:
@@ -78,13 +83,32 @@ class Pipeline:
         intake = self._intake
         return 0 if intake is None or intake.has_ended else intake.ledger.open_count
 
+    @property
+    def is_clearing(self) -> bool:
+        """Whether a statement is in the database."""
+        return self._clearing.is_busy
+
+    @property
+    def set_aside(self) -> int:
+        """Commands that failed alone and wait for trials of their own."""
+        return len(self._intake.set_aside) if self._intake and not self._intake.has_ended else 0
+
+    @property
+    def unburied(self) -> int:
+        """Deliveries that wait for their letters to be confirmed."""
+        return self._burials.unburied
+
+    @property
+    def held_bytes(self) -> int:
+        """What these hold of the memory."""
+        return self._burials.held_bytes
+
     def troubles(self) -> dict[str, str]:
         """Why this worker does not clear commands as they come, by stable word; empty when it does."""
         troubles = {}
         if self._clearing.paused is not None:
             troubles["database"] = self._clearing.paused
-        unburied = self._intake.unburied if self._intake else 0
-        if self._burials.has_overflowed or unburied > self._limits.prefetch // 2:
+        if self._burials.are_unavailable:
             troubles["dead-letters-unavailable"] = "messages that can't be read wait to be dead-lettered"
         return troubles
 
@@ -119,20 +143,22 @@ class Pipeline:
         """Take what one read from *session* brought. Synchronous: called between two reads of the socket."""
         intake = self._intake_of(session)
         self.totals.received += len(deliveries)
-        refused: list[Delivery] = []
+        refused: Counter[Reason] = Counter()
         intake.ledger.opened([delivery.tag for delivery in deliveries])
         for delivery in deliveries:
             if delivery.refusal is not None:
-                refused.append(delivery)
+                self._burials.condemn(intake, Letter(delivery, delivery.refusal, ""))
+                refused[delivery.refusal] += 1
                 continue
             try:
                 scope = self._decoder.scope(delivery.body, delivery.properties)
             except ContractError as error:
-                self._burials.condemn(intake, delivery.tag, Letter(delivery, error.reason, error.detail))
+                self._burials.condemn(intake, Letter(delivery, error.reason, error.detail))
             else:
                 intake.enqueue(delivery, scope)
         if refused:
-            self._refuse(intake, refused)
+            intake.settle()
+            log.warning("deliveries.rejected", count=refused.total(), reasons={**refused})
         if intake.inbox:
             self._clearing.offer(intake)
 
@@ -140,10 +166,3 @@ class Pipeline:
         if self._intake is None or self._intake.session is not session:
             self._intake = Intake(session)
         return self._intake
-
-    def _refuse(self, intake: Intake, deliveries: Sequence[Delivery]) -> None:
-        for delivery in deliveries:
-            self._burials.condemn(intake, delivery.tag, None)
-        intake.settle()
-        reasons = Counter(delivery.refusal.value for delivery in deliveries if delivery.refusal)
-        log.warning("deliveries.rejected", count=len(deliveries), reasons=dict(reasons))

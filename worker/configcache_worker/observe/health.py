@@ -1,14 +1,16 @@
 """
-A tiny HTTP server for probes: ``/livez`` (the event loop turns) and ``/readyz`` (work is being done, or why not).
+A tiny HTTP server for probes and metrics: ``/livez`` (the event loop turns: it is the loop that answers), ``/readyz`` (work
+is being done, or why not) and ``/metrics``.
 
-GET only, one request per connection, bounded in size and time. What readiness means is the caller's to say.
+GET only, one request per connection, bounded in size and time. What readiness means and what is measured is the caller's to
+say.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final, NamedTuple
@@ -30,20 +32,36 @@ class StartRefused(Exception):
     """The process can't do its work as things are set up, and waiting would not help. The text is one line."""
 
 
+class Exposition(NamedTuple):
+    """Metrics as they are sent."""
+
+    content_type: str
+    body: bytes
+
+
 class HealthServer:
     """
-    Serves the probes on *host* and *port* from :meth:`start` to :meth:`stop`.
+    Serves probes and metrics on *host* and *port* from :meth:`start` to :meth:`stop`.
 
     Args:
         host: Address to listen on.
         port: 0 takes any free port; :attr:`port` tells which.
         readiness: Asked on each ``/readyz``. One that does not answer in five seconds counts as not ready.
+        metrics: Asked on each ``/metrics``, with what the request says in ``Accept``; not served if there is none.
     """
 
-    def __init__(self, host: str, port: int, *, readiness: Callable[[], Awaitable[Readiness]]) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        readiness: Callable[[], Awaitable[Readiness]],
+        metrics: Callable[[str], Awaitable[Exposition]] | None = None,
+    ) -> None:
         self._host = host
         self._port = port
         self._readiness = readiness
+        self._metrics = metrics
         self._server: asyncio.Server | None = None
         self._conversations: set[asyncio.Task[None]] = set()
 
@@ -101,33 +119,52 @@ class HealthServer:
             writer.close()
 
     async def _answer(self, request: bytes) -> _Answer:
-        method, _, rest = request.split(b"\r\n", 1)[0].partition(b" ")
+        head, *fields = request.split(b"\r\n")
+        method, _, rest = head.partition(b" ")
         target, _, version = rest.rpartition(b" ")
         if not target.startswith(b"/") or not version.startswith(b"HTTP/1."):
-            return _Answer(HTTPStatus.BAD_REQUEST, {"error": "not an HTTP/1 request of at most 8 KiB"})
-        probe = {b"/livez": self._live, b"/readyz": self._ready}.get(target.partition(b"?")[0])
-        if probe is None:
-            return _Answer(HTTPStatus.NOT_FOUND, {"error": "there are /livez and /readyz"})
+            return _json(HTTPStatus.BAD_REQUEST, {"error": "not an HTTP/1 request of at most 8 KiB"})
+        path = target.partition(b"?")[0]
+        if path not in {b"/livez", b"/readyz", b"/metrics"} or (path == b"/metrics" and not self._metrics):
+            return _json(HTTPStatus.NOT_FOUND, {"error": f"there are {self._served()}"})
         if method != b"GET":
-            return _Answer(HTTPStatus.METHOD_NOT_ALLOWED, {"error": "GET only"})
-        return await probe()
+            return _json(HTTPStatus.METHOD_NOT_ALLOWED, {"error": "GET only"})
+        if path == b"/metrics" and self._metrics:
+            return _Answer(HTTPStatus.OK, *await self._metrics(_accepted(fields)))
+        return await (self._ready() if path == b"/readyz" else self._live())
+
+    def _served(self) -> str:
+        return "/livez, /readyz and /metrics" if self._metrics else "/livez and /readyz"
 
     async def _live(self) -> _Answer:
-        return _Answer(HTTPStatus.OK, {"live": True})
+        return _json(HTTPStatus.OK, {"live": True})
 
     async def _ready(self) -> _Answer:
         try:
             async with asyncio.timeout(_READINESS_TIMEOUT_S):
                 readiness = await self._readiness()
         except TimeoutError:
-            readiness = Readiness(ready=False, reasons={"readiness": "not known within five seconds"})
+            reasons: dict[str, str] = {}
+            reasons["readiness"] = "not known within five seconds"
+            readiness = Readiness(ready=False, reasons=reasons)
         status = HTTPStatus.OK if readiness.ready else HTTPStatus.SERVICE_UNAVAILABLE
-        return _Answer(status, {"ready": readiness.ready, "reasons": dict(readiness.reasons)})
+        return _json(status, {"ready": readiness.ready, "reasons": dict(readiness.reasons)})
 
 
 class _Answer(NamedTuple):
     status: HTTPStatus
-    body: Mapping[str, object]
+    content_type: str
+    body: bytes
+
+
+def _json(status: HTTPStatus, content: Mapping[str, object]) -> _Answer:
+    return _Answer(status, "application/json", json.dumps(content, ensure_ascii=False).encode())
+
+
+def _accepted(fields: Sequence[bytes]) -> str:
+    """What the header ``Accept`` says among *fields*; nothing if it is not there."""
+    named = (field.partition(b":") for field in fields)
+    return ",".join(value.decode("latin-1").strip() for name, _, value in named if name.lower() == b"accept")
 
 
 async def _read_request(reader: asyncio.StreamReader) -> bytes | None:
@@ -142,14 +179,13 @@ async def _read_request(reader: asyncio.StreamReader) -> bytes | None:
 
 
 def _encode(answer: _Answer) -> bytes:
-    body = json.dumps(answer.body, ensure_ascii=False).encode()
     head = [
         f"HTTP/1.1 {answer.status.value} {answer.status.phrase}",
-        "Content-Type: application/json",
-        f"Content-Length: {len(body)}",
+        f"Content-Type: {answer.content_type}",
+        f"Content-Length: {len(answer.body)}",
         "Cache-Control: no-store",
         "Connection: close",
     ]
     if answer.status is HTTPStatus.METHOD_NOT_ALLOWED:
         head.append("Allow: GET")
-    return "\r\n".join([*head, "", ""]).encode() + body
+    return "\r\n".join([*head, "", ""]).encode() + answer.body

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import struct
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from aio_pika.abc import AbstractConnection
@@ -27,6 +28,19 @@ CLOSE_TIMEOUT_S: Final = 3.0
 """How long the broker may take to say goodbye before the connection is dropped."""
 FLUSH_GRACE_S: Final = 0.1
 """How long a quorum queue may take to commit acknowledgements that were held back."""
+
+_ENDS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "connection-lost": ("the broker closed the connection", "the connection was "),
+        "channel-closed": ("the broker closed the channel", "the channel was closed"),
+        "consumer-cancelled": ("the broker cancelled the consumer",),
+        "dead-letters-unavailable": ("the dead letters ",),
+    }
+)
+"""Stable words, and how the reasons begin that they stand for."""
+OTHER_END: Final = "other"
+END_CAUSES: Final = (*_ENDS, OTHER_END)
+"""What ends a session, in stable words for metrics. A consumer timeout closes the channel; from RabbitMQ 4.3 on it cancels."""
 
 _ANSWERS_SENT_AT_ONCE: Final = 32
 _CONSUMER_TAG: Final = "configcache"
@@ -257,6 +271,11 @@ class Deliveries:
             timeout_s=self._timeout_s,
             receive=self._receive,
         )
+
+
+def end_cause(reason: str) -> str:
+    """What ended a session, as one of :data:`END_CAUSES`, from the reason that it gave."""
+    return next((cause for cause, beginnings in _ENDS.items() if reason.startswith(beginnings)), OTHER_END)
 
 
 def encode_settlement(settlement: Settlement, channel: int) -> bytes:

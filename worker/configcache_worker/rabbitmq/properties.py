@@ -210,14 +210,24 @@ def items(array: bytes) -> Iterator[bytes]:
 
 def delivery_count(header: bytes) -> int:
     """How often the broker counted this message as returned (``x-delivery-count``), 0 if it does not say."""
+    return _integer_header(header, b"x-delivery-count") or 0
+
+
+def published_ms(header: bytes) -> int | None:
+    """When this message was published, in Unix milliseconds, as its producer says in ``published-at``; None if it doesn't."""
+    return _integer_header(header, b"published-at")
+
+
+def _integer_header(header: bytes, name: bytes) -> int | None:
+    """The value of the header *name*, read as a number without a sign; None where it is no integer, or not there."""
     try:
         table = split(header).get("headers")
         for key, value in fields(table) if table else ():
-            if key == b"x-delivery-count" and value[0] in _INTEGERS:
+            if key == name and value[0] in _INTEGERS:
                 return int.from_bytes(value[1:])
     except MalformedTable:
-        return 0
-    return 0
+        return None
+    return None
 
 
 def _walk(header: bytes) -> Properties:

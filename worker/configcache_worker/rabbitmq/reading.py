@@ -4,17 +4,20 @@ What the core gets to see of a delivery, read off its content header and body.
 
 from __future__ import annotations
 
+import time
 from typing import Final, NamedTuple
 
 from configcache.wire import Properties, Reason
 from configcache_worker.core.ports import Delivery
-from configcache_worker.rabbitmq.properties import UnreadableProperties, delivery_count, scan
+from configcache_worker.rabbitmq.properties import UnreadableProperties, delivery_count, published_ms, scan
 
 SOLO_DELIVERY_COUNT: Final = 10
 """A message returned so often may be what kills its worker, and is kept away from others."""
 
 LONGEST_BODY_BYTES: Final = 1 << 20
 """The bytes of a longer body are discarded as they pass: its delivery is refused as too large."""
+_OLDEST_S: Final = 366 * 24 * 3600.0
+"""Nothing waits for longer; what seems to was published with a time that is not in milliseconds."""
 
 _NO_PROPERTIES: Final = Properties()
 
@@ -58,3 +61,17 @@ def read(tag: int, envelope: Envelope, body: bytes | None) -> Delivery:
         size=len(body) + len(envelope.header),
         envelope=envelope,
     )
+
+
+def age_s(delivery: Delivery) -> float | None:
+    """
+    How many seconds ago the message was published, by its producer's clock and ours; not below 0.
+
+    Returns:
+        None if it doesn't say, or what it says can't be: then the header ``published-at`` is no Unix time in milliseconds.
+    """
+    envelope = delivery.envelope
+    if not isinstance(envelope, Envelope) or (published := published_ms(envelope.header)) is None:
+        return None
+    found_s = time.time() - published / 1000
+    return max(found_s, 0.0) if abs(found_s) < _OLDEST_S else None

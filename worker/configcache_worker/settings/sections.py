@@ -433,7 +433,7 @@ class TelemetrySettings(Section):
     """What worker, relay and gateway tell about themselves."""
 
     host: str = Field(
-        "127.0.0.1", min_length=1, description="Address on which /livez and /readyz are served."
+        "127.0.0.1", min_length=1, description="Address on which /livez, /readyz and /metrics are served."
     )
     port: int = Field(
         9464,

@@ -27,7 +27,17 @@ from benchmarks.programs import ContenderFailed
 from benchmarks.results import Conditions, Results
 from configcache_worker.local.servers import Servers
 
-PARTS = ("contenders", "workloads", "latencies", "gaps", "publishing", "serving", "memory", "scale")
+PARTS = (
+    "contenders",
+    "workloads",
+    "latencies",
+    "gaps",
+    "publishing",
+    "serving",
+    "memory",
+    "scale",
+    "telemetry",
+)
 
 
 async def measure(
@@ -38,6 +48,7 @@ async def measure(
         "contenders": lambda _: suite.contenders(servers, sizes, say),
         "workloads": lambda _: suite.our_workloads(servers, sizes, say),
         "scale": lambda _: suite.scale(servers, sizes, say),
+        "telemetry": lambda _: suite.watched(servers, sizes, say),
         "publishing": lambda _: suite.publishers(servers, sizes, say),
         "serving": lambda _: suite.gateways(servers, sizes, say),
         "memory": lambda _: suite.memory(servers, sizes, say),

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -31,10 +31,12 @@ async def drain(
     *,
     number: int = 1,
     workers: int = 1,
+    environment: Mapping[str, str] | None = None,
     timeout_s: float = PATIENCE_S,
 ) -> Drain:
     """
-    Let *workers* processes of *contender* drain the backlog of *workload*, in the round *number*.
+    Let *workers* processes of *contender* drain the backlog of *workload*, in the round *number*; *environment* goes over
+    what they are told otherwise.
 
     The clock runs from the first row gone to the last, or from the first message to the last acknowledgement for whom
     deletes nothing: what it takes to start is not counted, and neither are messages done before the clock runs.
@@ -50,7 +52,7 @@ async def drain(
             return await _time_itself(place, len(bodies), number, timeout_s)
         with contextlib.ExitStack() as stack:
             programs = [
-                stack.enter_context(running(contender, place.broker_url, place.database_url))
+                stack.enter_context(running(contender, place.broker_url, place.database_url, environment))
                 for _ in range(workers)
             ]
             figures = await while_alive(

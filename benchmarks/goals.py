@@ -19,7 +19,7 @@ from benchmarks.contenders import (
     OURS,
     Contender,
 )
-from benchmarks.results import AT_100, STUCK, TIMES_DRAMATIQ, Latency, Results
+from benchmarks.results import AT_100, SCRAPED, STUCK, TIMES_DRAMATIQ, UNWATCHED, Latency, Results
 from benchmarks.stats import Spread, ratios
 
 _ROUND: Final = attrgetter("round")
@@ -106,6 +106,12 @@ def _gap(results: Results) -> Spread | None:
     return ratios(of(OURS), of(ONE_AT_A_TIME), attrgetter("seconds"), _ROUND)
 
 
+def _watched(results: Results) -> Spread | None:
+    scraped = [each for each in results.telemetry if each.told == SCRAPED]
+    unwatched = [each for each in results.telemetry if each.told == UNWATCHED]
+    return ratios(unwatched, scraped, attrgetter("per_s"), _ROUND)
+
+
 def _window(results: Results) -> Spread | None:
     one = [each for each in results.publishing if each.window == 1]
     many = [each for each in results.publishing if each.window != 1]
@@ -145,6 +151,14 @@ GOALS: Final = (
     Goal("latency at 100/s, p50, against one at a time", "x", False, 0.9, 0.75, _latency_at_100("p50_ms")),
     Goal("… p99", "x", False, 1.0, 0.8, _latency_at_100("p99_ms")),
     Goal("latency at three times Dramatiq's rate, p99", "ms", False, 50, 25, _latency_under_load),
+    Goal(
+        "throughput without metrics, against scraped every second",
+        "x",
+        False,
+        1.05,
+        1.02,
+        _watched,
+    ),
     Goal("memory growth over a drain of a million", "MB", False, 5, 1, _growth),
     Goal("peak memory while the database is stuck", "MB", False, 64, 48, _stuck),
     Goal("1 % poison, against clean commands", "x", True, 0.7, 0.85, _workload("poison")),

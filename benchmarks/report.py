@@ -116,7 +116,7 @@ def gateways(results: Results) -> str:
 
 
 def others(results: Results) -> str:
-    """Gap, publisher, memory."""
+    """Gap, publisher, watched or not, memory."""
     rows = [
         (
             f"longest time without a commit after a cut: {_TITLES[name]}",
@@ -127,6 +127,10 @@ def others(results: Results) -> str:
     rows += [
         (f"published, {window} awaited at once", _in(_spread_of(some, attrgetter("per_s")), "commands/s"))
         for window, some in _groups(results.publishing, attrgetter("window")).items()
+    ]
+    rows += [
+        (f"drained, {told}", _in(_spread_of(some, attrgetter("per_s")), "messages/s"))
+        for told, some in _groups(results.telemetry, attrgetter("told")).items()
     ]
     rows += [(f"peak resident memory, {each.situation}", f"{each.peak_mb:.1f} MB") for each in results.memory]
     return _table(("what", "median (least to most)"), rows)

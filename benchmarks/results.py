@@ -10,6 +10,10 @@ from typing import Any, Final, get_args, get_type_hints
 STUCK: Final = "the table locked"
 """A situation of :class:`Memory`."""
 
+SCRAPED: Final = "metrics, scraped every second"
+UNWATCHED: Final = "no port"
+"""What is told in :class:`Telemetry`."""
+
 AT_100: Final = "100/s"
 AT_1000: Final = "1,000/s"
 HALF: Final = "half of our maximum"
@@ -119,6 +123,17 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Telemetry:
+    """One drain by our worker, watched or not. CPU is in ms for 1,000 messages."""
+
+    round: int
+    told: str
+    """:data:`SCRAPED` or :data:`UNWATCHED`."""
+    per_s: float
+    worker_cpu: float
+
+
+@dataclass(frozen=True)
 class Results:
     """All of it. A part that was not run is empty."""
 
@@ -131,6 +146,7 @@ class Results:
     serving: list[Serving] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
     scale: list[Drain] = field(default_factory=list)
+    telemetry: list[Telemetry] = field(default_factory=list)
 
 
 def to_json(results: Results) -> str:

@@ -36,15 +36,19 @@ from benchmarks.results import (
     AT_100,
     AT_1000,
     HALF,
+    SCRAPED,
     TIMES_DRAMATIQ,
+    UNWATCHED,
     Drain,
     Gap,
     Latency,
     Memory,
     Publishing,
     Serving,
+    Telemetry,
 )
 from benchmarks.serving import serving
+from benchmarks.telemetry import telemetry
 from configcache_worker.local.servers import Servers
 
 _T = TypeVar("_T")
@@ -65,6 +69,9 @@ class Sizes:
     gap_rounds: int
     gap_s: float
     """How long the load goes on after the cut."""
+    telemetry_rounds: int
+    telemetry: int
+    """Commands drained while scraped, or not."""
     stuck_s: float
     """How long the table is locked: more than one lock timeout, and the retries after it."""
     published: int
@@ -89,6 +96,8 @@ FULL: Final = Sizes(
     latency_rounds=3,
     gap_rounds=2,
     gap_s=7.0,
+    telemetry_rounds=5,
+    telemetry=60_000,
     stuck_s=12.0,
     published=2_000,
     serving_s=4.0,
@@ -110,6 +119,8 @@ QUICK: Final = Sizes(
     latency_rounds=1,
     gap_rounds=1,
     gap_s=4.0,
+    telemetry_rounds=1,
+    telemetry=40_000,
     stuck_s=6.0,
     published=300,
     serving_s=1.0,
@@ -198,6 +209,15 @@ async def gateways(servers: Servers, sizes: Sizes, say: Say) -> list[Serving]:
     return found
 
 
+async def watched(servers: Servers, sizes: Sizes, say: Say) -> list[Telemetry]:
+    """Scraped and not."""
+    found = []
+    for number, told in rounds(sizes.telemetry_rounds, (UNWATCHED, SCRAPED)):
+        found.append(await telemetry(servers, told=told, count=sizes.telemetry, number=number))
+        say(_fields(found[-1]))
+    return found
+
+
 async def memory(servers: Servers, sizes: Sizes, say: Say) -> list[Memory]:
     """With a stuck database."""
     found = await while_stuck(servers, sizes.workload // 2, stuck_s=sizes.stuck_s)
@@ -239,7 +259,7 @@ def _line(drained: Drain) -> str:
     )
 
 
-def _fields(record: Latency | Gap | Publishing | Serving | Memory) -> str:
+def _fields(record: Latency | Gap | Publishing | Serving | Memory | Telemetry) -> str:
     values = dataclasses.asdict(record).items()
     return ", ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in values

@@ -12,8 +12,10 @@ from benchmarks.latency import latency
 from benchmarks.memory import while_stuck
 from benchmarks.programs import ContenderFailed
 from benchmarks.publishing import publishing
+from benchmarks.results import SCRAPED
 from benchmarks.serving import serving
 from benchmarks.suite import keep_journal
+from benchmarks.telemetry import telemetry
 from benchmarks.workloads import distinct, poisoned
 from tests.conftest import available
 
@@ -32,7 +34,7 @@ def careless(how):
 
 @pytest.mark.parametrize(
     ("contender", "commands"),
-    [(OURS, MANY), (ONE_AT_A_TIME, COMMANDS), (LIMIT, MANY)],
+    [(ONE_AT_A_TIME, COMMANDS), (LIMIT, MANY)],
     ids=lambda value: getattr(value, "name", ""),
 )
 async def test_who_does_the_work_is_measured(servers, contender, commands):
@@ -41,6 +43,13 @@ async def test_who_does_the_work_is_measured(servers, contender, commands):
     assert found.messages == commands + 2
     assert 0 < found.counted <= found.messages
     assert 0 < found.seconds < 30
+
+
+async def test_a_drain_is_measured_while_metrics_are_scraped(servers):
+    found = await telemetry(servers, told=SCRAPED, count=MANY, number=1)
+
+    assert found.per_s > 0
+    assert found.worker_cpu > 0
 
 
 async def test_poison_is_waited_for(servers):

@@ -21,6 +21,7 @@ from configcache.retry import Retries
 
 if TYPE_CHECKING:
     from configcache.command import ClearConfigurationCache
+    from configcache.trace import Tracer
 
 __all__ = [
     "BrokerUnavailable",
@@ -61,6 +62,7 @@ class Publisher:
         app_id: str | None = None,
         retries: Retries | None = None,
         max_in_flight: int = 500,
+        tracer: Tracer | None = None,
     ) -> None:
         self._publisher = self._wrapped(
             url=url,
@@ -68,6 +70,7 @@ class Publisher:
             app_id=app_id,
             retries=retries or Retries(),
             max_in_flight=max_in_flight,
+            tracer=tracer,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None

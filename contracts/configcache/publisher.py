@@ -63,6 +63,7 @@ class Publisher:
         retries: What is done after an attempt has failed. By default nothing: the caller gets the error at once.
         max_in_flight: Most commands sent and not yet confirmed; further ones wait for their turn.
         reconnect: How long to wait before connecting again.
+        tracer: Follows each publish, and gives the trace context to go with it; see :mod:`configcache.spans`.
 
     Raises:
         ValueError: The URL is none, a number is not positive, or *app_id* is longer than 255 bytes.
@@ -77,6 +78,7 @@ class Publisher:
         retries: Retries = _ONCE,
         max_in_flight: int = 500,
         reconnect: RetryPolicy = _USUAL,
+        tracer: trace.Tracer | None = None,
     ) -> None:
         self._hosts = len(addresses(url))
         if not timeout_s > 0:
@@ -88,6 +90,7 @@ class Publisher:
         self._app_id = app_id
         self._properties = CommandProperties(app_id)
         self._retries = retries
+        self._tracer = tracer
         self._max_in_flight = max_in_flight
         self._turns = asyncio.Semaphore(max_in_flight)
         # A channel that has confirmed nothing for so long, and refuses, may be at fault itself. As long as the longest delay
@@ -149,7 +152,8 @@ class Publisher:
 
         Args:
             command: What to clear.
-            traceparent: W3C trace context to go with the message; one that is malformed is left out.
+            traceparent: W3C trace context to go with the message; one that is malformed is left out. A tracer makes its own
+                from it.
             tracestate: The vendors' part of it.
 
         Raises:
@@ -159,7 +163,12 @@ class Publisher:
         """
         self._check_open()
         body = wire.encode(command)
-        context = trace.headers(traceparent, tracestate)
+        if self._tracer is None:
+            return await self._publish(body, trace.headers(traceparent, tracestate))
+        with self._tracer.sending(traceparent, tracestate) as context:
+            return await self._publish(body, dict(context))
+
+    async def _publish(self, body: bytes, context: dict[str, str]) -> None:
         for delay_s in self._retries.delays_s():
             try:
                 return await self._attempt(body, context)

@@ -15,6 +15,7 @@ from configcache import blocking, publisher, wire
 from configcache.command import ClearConfigurationCache
 from configcache.errors import BrokerUnavailable, PublishError, Refused, Unroutable
 from configcache.retry import Retries
+from configcache.trace import Tracer
 
 __all__ = ["BlockingRecordingPublisher", "Failure", "RecordingPublisher"]
 
@@ -73,6 +74,7 @@ class RecordingPublisher(publisher.Publisher):
         app_id: str | None = None,
         retries: Retries | None = None,
         max_in_flight: int = 500,
+        tracer: Tracer | None = None,
     ) -> None:
         super().__init__(
             url=url,
@@ -80,6 +82,7 @@ class RecordingPublisher(publisher.Publisher):
             app_id=app_id,
             retries=retries or Retries(),
             max_in_flight=max_in_flight,
+            tracer=tracer,
         )
         self.commands: list[ClearConfigurationCache] = []
         """What is in the queue, in the order in which it came."""

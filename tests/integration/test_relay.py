@@ -54,7 +54,7 @@ async def sql(database):
 
 
 @contextlib.asynccontextmanager
-async def relaying(broker, database, *, telemetry=None, **relay):
+async def relaying(broker, database, *, telemetry=None, traces=None, **relay):
     """A relay that runs, looks without being notified as good as never, and is stopped at the end."""
     relay = build_relay(
         Settings(
@@ -62,7 +62,8 @@ async def relaying(broker, database, *, telemetry=None, **relay):
             database=DatabaseSettings(url=database),
             relay=RelaySettings(**{"poll_interval_s": NEVER_S, "longest_retry_s": 0.2, **relay}),
             telemetry=TelemetrySettings(**(telemetry or {"port": 0})),
-        )
+        ),
+        traces=traces,
     )
     running = asyncio.create_task(relay.run())
     try:

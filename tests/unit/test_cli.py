@@ -292,7 +292,7 @@ def app(monkeypatch, urls):
     app = types.ModuleType("configcache_worker.app")
     app.StartRefused = StartRefused
     app.at_start = lambda: None
-    app.build_worker = lambda settings: FakeWorker(app.at_start)
+    app.build_worker = lambda settings, traces: FakeWorker(app.at_start)
     monkeypatch.setitem(sys.modules, "configcache_worker.app", app)
     return app
 
@@ -315,7 +315,7 @@ def test_a_second_signal_ends_the_worker_at_once():
         "    def stop(self):\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "app = sys.modules['configcache_worker.app'] = types.ModuleType('configcache_worker.app')\n"
-        "app.StartRefused, app.build_worker = KeyError, lambda settings: Worker()\n"
+        "app.StartRefused, app.build_worker = KeyError, lambda settings, traces: Worker()\n"
         "main(['worker'])\n"
     ) as process:
         _, err = process.communicate(timeout=20)
@@ -393,6 +393,33 @@ def test_a_missing_extra_is_told_in_one_line(arguments, module):
         f"configcache {arguments[0]} needs the extra [worker]: "
         'pip install "clear-configuration-cache[worker]"\n'
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"opentelemetry": None},
+            'telemetry.traces needs the extra [telemetry]: pip install "clear-configuration-cache',
+        ),
+        ({}, "telemetry.traces: a variable OTEL_… of the environment is wrong: "),
+    ],
+)
+@pytest.mark.parametrize("verb", ["worker", "relay", "gateway"])
+def test_traces_that_cannot_be_made_are_wrong_usage_in_one_line(
+    verb, changes, words, urls, capsys, monkeypatch
+):
+    for module in ("configcache_worker.observe.traces", "configcache.spans"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    for module, replacement in changes.items():
+        monkeypatch.setitem(sys.modules, module, replacement)
+    monkeypatch.setenv("CONFIGCACHE_TELEMETRY__TRACES", "true")
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "0")
+
+    assert main([verb]) == 2
+
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"configcache {verb}: {words}")
 
 
 def test_the_demo_starts_nothing_before_it_says_that_its_extra_is_missing():

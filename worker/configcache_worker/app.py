@@ -33,13 +33,14 @@ from configcache_worker.rabbitmq.dead_letters import RabbitDeadLetters
 from configcache_worker.rabbitmq.declare import TopologyMismatch, declare
 from configcache_worker.rabbitmq.deliveries import END_CAUSES, Deliveries, DeliverySession, end_cause
 from configcache_worker.rabbitmq.news import RabbitAnnouncer
-from configcache_worker.rabbitmq.reading import age_s
+from configcache_worker.rabbitmq.reading import age_s, trace_headers
 from configcache_worker.relay import Relay
 from configcache_worker.settings import CacheSettings, Settings
 
 if TYPE_CHECKING:
     from configcache_worker.gateway.authentication import Authenticator
     from configcache_worker.gateway.gateway import Gateway
+    from configcache_worker.observe.traces import Traces
 
 __all__ = ["StartRefused", "Worker", "build_gateway", "build_relay", "build_worker", "table_layout"]
 
@@ -237,12 +238,13 @@ async def _cancel(*tasks: asyncio.Task[object]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def build_worker(settings: Settings) -> Worker:
+def build_worker(settings: Settings, *, traces: Traces | None = None) -> Worker:
     """
     Put a worker together. Connects to nothing yet.
 
     Args:
         settings: The sections ``broker``, ``database``, ``cache``, ``worker`` and ``telemetry``.
+        traces: Where its spans go. It is the caller's to stop.
     """
     broker, database, limits, telemetry = (
         settings.broker,
@@ -275,7 +277,7 @@ def build_worker(settings: Settings) -> Worker:
             heartbeat_s=broker.heartbeat_s,
         )
     pipeline = Pipeline(
-        table=table,
+        table=traces.table(table, url=database.url, name=settings.cache.table) if traces else table,
         dead_letters=dead_letters,
         policy=policy,
         limits=Limits(
@@ -286,6 +288,7 @@ def build_worker(settings: Settings) -> Worker:
         ),
         announcer=announcer,
         age_s=age_s if telemetry.port else None,
+        tracer=traces.batches(trace_headers) if traces else None,
     )
     deliveries = Deliveries(
         url=broker.url,
@@ -307,12 +310,13 @@ def build_worker(settings: Settings) -> Worker:
     )
 
 
-def build_relay(settings: Settings) -> Relay:
+def build_relay(settings: Settings, *, traces: Traces | None = None) -> Relay:
     """
     Put a relay together. Connects to nothing yet.
 
     Args:
         settings: The sections ``broker``, ``database``, ``cache`` (for its schema), ``relay`` and ``telemetry``.
+        traces: Where its spans go. It is the caller's to stop.
     """
     broker, relay, telemetry = settings.broker, settings.relay, settings.telemetry
     policy = RetryPolicy(longest_s=relay.longest_retry_s)
@@ -331,6 +335,7 @@ def build_relay(settings: Settings) -> Relay:
             timeout_s=relay.publish_timeout_s,
             max_in_flight=relay.batch,
             reconnect=policy,
+            tracer=traces.sends() if traces else None,
         ),
         policy=policy,
         batch=relay.batch,
@@ -340,7 +345,9 @@ def build_relay(settings: Settings) -> Relay:
     )
 
 
-def build_gateway(settings: Settings, authenticator: Authenticator | None = None) -> Gateway:
+def build_gateway(
+    settings: Settings, authenticator: Authenticator | None = None, *, traces: Traces | None = None
+) -> Gateway:
     """
     Put a gateway together. Connects to nothing yet.
 
@@ -348,6 +355,7 @@ def build_gateway(settings: Settings, authenticator: Authenticator | None = None
         settings: The sections ``broker``, ``gateway`` and ``telemetry``; and, where callers are looked up, ``database``,
             and ``cache`` for its schema.
         authenticator: Tells who calls, in the place of what the settings say.
+        traces: Where its spans go. It is the caller's to stop.
     """
     # Here, so that whoever runs a worker needs none of what serves HTTP.
     from configcache_worker.gateway import openapi
@@ -364,6 +372,7 @@ def build_gateway(settings: Settings, authenticator: Authenticator | None = None
         app_id="configcache gateway",
         timeout_s=gateway.publish_timeout_s,
         max_in_flight=gateway.max_concurrency,
+        tracer=traces.sends() if traces else None,
     )
     callers = None
     if authenticator is None:

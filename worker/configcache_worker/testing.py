@@ -26,7 +26,7 @@ import atexit
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Iterable, Mapping
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from configcache.command import ClearConfigurationCache
 from configcache.publisher import Publisher
@@ -45,6 +45,9 @@ from configcache_worker.settings import (
     TelemetrySettings,
     WorkerSettings,
 )
+
+if TYPE_CHECKING:
+    from configcache_worker.observe.traces import Traces
 
 __all__ = [
     "CacheRow",
@@ -72,7 +75,13 @@ class ConfigurationCacheSystem:
     """A worker between a broker and a database, and what a test asks of them. Made by :func:`configuration_cache`."""
 
     def __init__(
-        self, *, settings: Settings, publisher: Publisher, bench: Workbench, rows: CacheRows
+        self,
+        *,
+        settings: Settings,
+        publisher: Publisher,
+        bench: Workbench,
+        rows: CacheRows,
+        traces: Traces | None = None,
     ) -> None:
         self.settings = settings
         """What the worker runs with, the URLs of virtual host and database included."""
@@ -82,6 +91,7 @@ class ConfigurationCacheSystem:
         """For the code under test, to publish as it does in production."""
         self.worker: Worker | None = None
         self._rows = rows
+        self._traces = traces
         self._running: asyncio.Task[None] | None = None
         self._letters_before = 0
 
@@ -135,7 +145,7 @@ class ConfigurationCacheSystem:
 
     async def start_worker(self) -> Worker:
         """Start the worker, and wait until it consumes."""
-        self.worker = worker = build_worker(self.settings)
+        self.worker = worker = build_worker(self.settings, traces=self._traces)
         self._running = running = asyncio.create_task(worker.run(), name="worker under test")
         consuming = asyncio.create_task(worker.sessions.session())
         await asyncio.wait(
@@ -198,6 +208,7 @@ async def configuration_cache(
     cache: Mapping[str, Any] | None = None,
     worker: Mapping[str, Any] | None = None,
     telemetry: Mapping[str, Any] | None = None,
+    traces: Traces | None = None,
 ) -> AsyncIterator[ConfigurationCacheSystem]:
     """
     Run a whole system in a virtual host and a database of its own, both removed afterwards.
@@ -211,6 +222,7 @@ async def configuration_cache(
         cache: Settings of the section ``cache``.
         worker: Settings of the section ``worker``. Retries are quicker than usual by default.
         telemetry: Settings of the section ``telemetry``. Without a port, by default, nothing is served.
+        traces: Where spans of worker and publisher go, whatever *telemetry* says. It is the caller's to stop.
 
     Raises:
         ServerUnavailable: RabbitMQ or PostgreSQL is not to be had; the text says how to get it.
@@ -233,8 +245,12 @@ async def configuration_cache(
         rows = await stack.enter_async_context(CacheRows(database_url, table_layout(settings.cache)))
         if table_sql:
             await rows.execute(table_sql)
-        publisher = await stack.enter_async_context(Publisher(url=broker_url, app_id="configcache tests"))
-        system = ConfigurationCacheSystem(settings=settings, publisher=publisher, bench=bench, rows=rows)
+        publisher = await stack.enter_async_context(
+            Publisher(url=broker_url, app_id="configcache tests", tracer=traces.sends() if traces else None)
+        )
+        system = ConfigurationCacheSystem(
+            settings=settings, publisher=publisher, bench=bench, rows=rows, traces=traces
+        )
         stack.push_async_callback(system.stop_worker)
         if start_worker:
             await system.start_worker()

@@ -16,7 +16,10 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING, Final, Protocol
 
+from configcache_worker.observe.build import DISTRIBUTION
+
 if TYPE_CHECKING:
+    from configcache_worker.observe.traces import Traces
     from configcache_worker.settings import Settings
 
 _OBJECTS_PER_COLLECTION: Final = 50_000
@@ -104,6 +107,34 @@ def load_settings(args: argparse.Namespace, *sections: str) -> Settings:
         return load(sections, config=args.config)
     except SettingsError as error:
         raise WrongUsage(str(error)) from error
+
+
+def start_traces(settings: Settings, *, service: str) -> Traces | None:
+    """
+    What sends the spans of a verb, if the settings want any; to be stopped at the end.
+
+    Args:
+        settings: With the section ``telemetry``.
+        service: What to call the process, where OpenTelemetry's own variables do not.
+
+    Raises:
+        WrongUsage: The extra is missing, or a variable of OpenTelemetry is wrong.
+    """
+    if not settings.telemetry.traces:
+        return None
+    try:
+        from configcache_worker.observe.traces import Traces
+
+        return Traces(service=service)
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] != "opentelemetry":
+            raise
+        needed = f'pip install "{DISTRIBUTION}[telemetry]"'
+        raise WrongUsage(f"telemetry.traces needs the extra [telemetry]: {needed}") from missing
+    except ValueError as error:
+        raise WrongUsage(
+            f"telemetry.traces: a variable OTEL_… of the environment is wrong: {error}"
+        ) from error
 
 
 class Stoppable(Protocol):

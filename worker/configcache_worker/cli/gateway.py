@@ -14,6 +14,7 @@ from configcache_worker.cli import (
     load_settings,
     manual,
     say,
+    start_traces,
     until_stopped,
 )
 
@@ -78,10 +79,15 @@ def run(args: argparse.Namespace) -> int:
     from configcache_worker.app import StartRefused, build_gateway
     from configcache_worker.observe import logs
 
-    logs.configure(settings.telemetry.log_format, settings.telemetry.log_level)
+    traces = start_traces(settings, service="configcache-gateway")
+    logs.configure(
+        settings.telemetry.log_format,
+        settings.telemetry.log_level,
+        fields=traces.log_fields if traces else None,
+    )
     collect_rarely()
     try:
-        asyncio.run(until_stopped(build_gateway(settings)))
+        asyncio.run(until_stopped(build_gateway(settings, traces=traces)))
     except StartRefused as refusal:
         structlog.stdlib.get_logger().error(
             "gateway.refused_start",
@@ -94,6 +100,9 @@ def run(args: argparse.Namespace) -> int:
             "gateway.died", consequence="requests that had begun got no answer; start the gateway again"
         )
         return 1
+    finally:
+        if traces is not None:
+            traces.stop()
     return 0
 
 

@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 
-from configcache_worker.cli import add_config_option, load_settings, manual, until_stopped
+from configcache_worker.cli import (
+    add_config_option,
+    load_settings,
+    manual,
+    start_traces,
+    until_stopped,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,9 +56,14 @@ def run(args: argparse.Namespace) -> int:
     from configcache_worker.app import StartRefused, build_relay
     from configcache_worker.observe import logs
 
-    logs.configure(settings.telemetry.log_format, settings.telemetry.log_level)
+    traces = start_traces(settings, service="configcache-relay")
+    logs.configure(
+        settings.telemetry.log_format,
+        settings.telemetry.log_level,
+        fields=traces.log_fields if traces else None,
+    )
     try:
-        asyncio.run(until_stopped(build_relay(settings)))
+        asyncio.run(until_stopped(build_relay(settings, traces=traces)))
     except StartRefused as refusal:
         structlog.stdlib.get_logger().error(
             "relay.refused",
@@ -65,4 +76,7 @@ def run(args: argparse.Namespace) -> int:
             "relay.died", consequence="what was not published is in the outbox; start the relay again"
         )
         return 1
+    finally:
+        if traces is not None:
+            traces.stop()
     return 0

@@ -10,6 +10,7 @@ from configcache_worker.cli import (
     collect_rarely,
     load_settings,
     manual,
+    start_traces,
     until_stopped,
 )
 
@@ -51,10 +52,15 @@ def run(args: argparse.Namespace) -> int:
     from configcache_worker.app import StartRefused, build_worker
     from configcache_worker.observe import logs
 
-    logs.configure(settings.telemetry.log_format, settings.telemetry.log_level)
+    traces = start_traces(settings, service="configcache-worker")
+    logs.configure(
+        settings.telemetry.log_format,
+        settings.telemetry.log_level,
+        fields=traces.log_fields if traces else None,
+    )
     collect_rarely()
     try:
-        asyncio.run(until_stopped(build_worker(settings)))
+        asyncio.run(until_stopped(build_worker(settings, traces=traces)))
     except StartRefused as refusal:
         structlog.stdlib.get_logger().error(
             "worker.refused",
@@ -67,4 +73,7 @@ def run(args: argparse.Namespace) -> int:
             "worker.died", consequence="what was not settled stays with the broker; start the worker again"
         )
         return 1
+    finally:
+        if traces is not None:
+            traces.stop()
     return 0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -20,12 +21,13 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 from configcache.retry import RetryPolicy
 from configcache.wire import Reason
 from configcache_worker.core.bounds import Limits
-from configcache_worker.core.coalesce import Work, coalesce, earliest, singles, split, tags
+from configcache_worker.core.coalesce import Work, coalesce, deliveries, earliest, singles, split, tags
 from configcache_worker.core.faults import Blame, Pace, blame
 from configcache_worker.core.intake import Intake
 from configcache_worker.core.news import news_of
 from configcache_worker.core.ports import (
     Announcer,
+    BatchTracer,
     CacheTable,
     Delivery,
     Letter,
@@ -71,6 +73,7 @@ class Clearing:
         condemn: Takes over a delivery that can never succeed.
         announcer: Is told what was cleared, if anybody wants to know.
         age_s: How many seconds ago a delivery was published, if anybody wants to know.
+        tracer: Follows batches, if anybody does.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class Clearing:
         condemn: Callable[[Intake, Letter], None],
         announcer: Announcer | None = None,
         age_s: Callable[[Delivery], float | None] | None = None,
+        tracer: BatchTracer | None = None,
     ) -> None:
         self._table = table
         self._policy = policy
@@ -90,6 +94,7 @@ class Clearing:
         self._condemn = condemn
         self._announcer = announcer
         self._age_s = age_s
+        self._tracer = tracer
         self._trials = Trials()
         self._most = Pace(scopes=limits.batch, rows=limits.chunk_rows)
         self._pace = self._most
@@ -138,12 +143,20 @@ class Clearing:
             try:
                 if intake.inbox:
                     first, works = self._collect(intake)
-                    await self._clear(intake, works, patience=_PATIENCE, first=first)
+                    with self._following(works):
+                        await self._clear(intake, works, patience=_PATIENCE, first=first)
                 if (scope := self._due_scope(intake)) is not None:
                     self._totals.retries[RetryCause.SET_ASIDE] += 1
-                    await self._clear(intake, [intake.set_aside.pop(scope)], patience=0)
+                    works = [intake.set_aside.pop(scope)]
+                    with self._following(works):
+                        await self._clear(intake, works, patience=0)
             except AbandonedBatch:
                 log.info("batch.abandoned", consequence="the broker hands these commands out again")
+
+    def _following(self, works: Sequence[Work]) -> AbstractContextManager[None]:
+        if self._tracer is None or not works:
+            return nullcontext()
+        return self._tracer.processing(deliveries(works), count=len(tags(works)))
 
     # collect, coalesce
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple, TypeAlias
 
 from configcache_worker.core.ports import Delivery, Scope
@@ -81,6 +82,11 @@ def earliest(works: Iterable[Work]) -> Delivery:
     """The delivery of *works* that came first. Looks at all of them: for groups that were taken apart."""
     heads = [work.deliveries[0] for work in singles(works)]
     return min(heads, key=lambda delivery: delivery.tag)
+
+
+def deliveries(works: Iterable[Work]) -> Iterator[Delivery]:
+    """Every delivery that waits for *works*."""
+    return chain.from_iterable(work.deliveries for work in singles(works))
 
 
 def tags(works: Iterable[Work]) -> list[int]:

@@ -24,7 +24,15 @@ from configcache_worker.core.burials import Burials
 from configcache_worker.core.clearing import Clearing
 from configcache_worker.core.decoding import Decoder
 from configcache_worker.core.intake import Intake
-from configcache_worker.core.ports import Announcer, CacheTable, DeadLetters, Delivery, Letter, Session
+from configcache_worker.core.ports import (
+    Announcer,
+    BatchTracer,
+    CacheTable,
+    DeadLetters,
+    Delivery,
+    Letter,
+    Session,
+)
 from configcache_worker.core.totals import Totals
 
 log = structlog.stdlib.get_logger()
@@ -42,6 +50,7 @@ class Pipeline:
         announcer: Is told what was cleared, if anybody wants to know.
         age_s: How many seconds ago a delivery's message was published, None if it does not say. Asked once for each batch;
             if nobody wants to know, not at all.
+        tracer: Follows batches, if anybody does.
     """
 
     def __init__(
@@ -53,6 +62,7 @@ class Pipeline:
         limits: Limits,
         announcer: Announcer | None = None,
         age_s: Callable[[Delivery], float | None] | None = None,
+        tracer: BatchTracer | None = None,
     ) -> None:
         self.totals = Totals()
         self._intake: Intake | None = None
@@ -72,6 +82,7 @@ class Pipeline:
             condemn=self._burials.condemn,
             announcer=announcer,
             age_s=age_s,
+            tracer=tracer,
         )
 
     def __repr__(self) -> str:

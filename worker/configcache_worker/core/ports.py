@@ -8,7 +8,8 @@ anything; the pipeline decides, the rims act.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -155,6 +156,20 @@ class Announcer(Protocol):
         Take *news* over. Synchronous on purpose: a batch that is committed is acknowledged at once.
 
         What becomes of it is not told. It may be merged with other news, told twice, or lost with the process.
+        """
+        ...
+
+
+class BatchTracer(Protocol):
+    """Whoever follows batches on their way, each from its collection until all of it is settled or waits for later."""
+
+    def processing(self, deliveries: Iterable[Delivery], *, count: int) -> AbstractContextManager[None]:
+        """
+        Around one batch, and the error that it may end with.
+
+        Args:
+            deliveries: Of the batch; to be read before the block, and no more of them than are needed.
+            count: How many they are.
         """
         ...
 

@@ -25,7 +25,13 @@ _FIRST: Final = ("timestamp", "level", "event")
 _LEVELS: Final = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
 
 
-def configure(log_format: LogFormat, log_level: LogLevel, stream: TextIO | None = None) -> None:
+def configure(
+    log_format: LogFormat,
+    log_level: LogLevel,
+    stream: TextIO | None = None,
+    *,
+    fields: Processor | None = None,
+) -> None:
     """
     Send all log lines of this process to *stream* from now on. Safe to repeat; the last call counts.
 
@@ -33,6 +39,7 @@ def configure(log_format: LogFormat, log_level: LogLevel, stream: TextIO | None 
         log_format: ``auto`` means ``console`` where *stream* is a terminal and ``json`` elsewhere.
         log_level: Lines below it are dropped.
         stream: Standard error when None.
+        fields: Adds fields to each line.
     """
     stream = stream or sys.stderr
     on_terminal = stream.isatty()
@@ -43,6 +50,7 @@ def configure(log_format: LogFormat, log_level: LogLevel, stream: TextIO | None 
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([fields] if fields else []),
             _with_error,
             *(_console(colors=on_terminal) if as_console else _json()),
         ],

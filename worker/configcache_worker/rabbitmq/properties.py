@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
@@ -216,6 +216,21 @@ def delivery_count(header: bytes) -> int:
 def published_ms(header: bytes) -> int | None:
     """When this message was published, in Unix milliseconds, as its producer says in ``published-at``; None if it doesn't."""
     return _integer_header(header, b"published-at")
+
+
+def text_headers(header: bytes, names: Collection[str]) -> dict[str, str]:
+    """Those of the headers *names* that are there and are text in ASCII."""
+    try:
+        table = split(header).get("headers")
+        found = {key.decode("latin-1"): value for key, value in fields(table) if value} if table else {}
+    except MalformedTable:
+        return {}
+    start = 1 + _LENGTH.size
+    return {
+        name: value[start:].decode()
+        for name in names
+        if (value := found.get(name)) and value[0] == _TEXT_VALUE and value[start:].isascii()
+    }
 
 
 def _integer_header(header: bytes, name: bytes) -> int | None:

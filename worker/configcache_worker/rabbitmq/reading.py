@@ -7,9 +7,16 @@ from __future__ import annotations
 import time
 from typing import Final, NamedTuple
 
+from configcache import trace
 from configcache.wire import Properties, Reason
 from configcache_worker.core.ports import Delivery
-from configcache_worker.rabbitmq.properties import UnreadableProperties, delivery_count, published_ms, scan
+from configcache_worker.rabbitmq.properties import (
+    UnreadableProperties,
+    delivery_count,
+    published_ms,
+    scan,
+    text_headers,
+)
 
 SOLO_DELIVERY_COUNT: Final = 10
 """A message returned so often may be what kills its worker, and is kept away from others."""
@@ -75,3 +82,12 @@ def age_s(delivery: Delivery) -> float | None:
         return None
     found_s = time.time() - published / 1000
     return max(found_s, 0.0) if abs(found_s) < _OLDEST_S else None
+
+
+def trace_headers(delivery: Delivery) -> dict[str, str]:
+    """The W3C trace context that came with the message; empty if none did, or it is malformed, or was not kept."""
+    envelope = delivery.envelope
+    if not isinstance(envelope, Envelope):
+        return {}
+    found = text_headers(envelope.header, ("traceparent", "tracestate"))
+    return trace.headers(found.get("traceparent"), found.get("tracestate"))

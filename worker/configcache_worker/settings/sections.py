@@ -448,6 +448,12 @@ class TelemetrySettings(Section):
         "info", description="The least important log lines that are written."
     )
 
+    traces: bool = Field(
+        False,
+        description="Whether spans are sent, by OTLP over HTTP: needs the extra [telemetry]. Where to, and how many, say "
+        "OpenTelemetry's own variables, such as OTEL_EXPORTER_OTLP_ENDPOINT and OTEL_TRACES_SAMPLER.",
+    )
+
     def port_or(self, usual: int) -> int:
         """The port, or *usual* for a part whose port is another by default."""
         return self.port if "port" in self.model_fields_set else usual

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from configcache.errors import Reason
-from configcache_worker.app import build_relay, build_worker
+from configcache_worker.app import build_gateway, build_relay, build_worker
 from configcache_worker.core.totals import PauseCause, RetryCause
 from configcache_worker.observe.worker_metrics import FIRST_SESSION
 from configcache_worker.postgres.backlog import Backlog
@@ -103,6 +103,7 @@ async def test_every_metric_is_explained_with_its_type_and_labels_and_no_other(m
 
     assert sorted(documented_metrics("worker metrics")) == sorted(metrics_of(build_worker(settings)))
     assert sorted(documented_metrics("relay metrics")) == sorted(metrics_of(relay))
+    assert sorted(documented_metrics("gateway metrics")) == sorted(metrics_of(build_gateway(settings)))
 
 
 def test_every_word_in_a_label_of_a_metric_is_explained():

@@ -25,6 +25,7 @@ from configcache_worker.settings import (
 from tests.chaos.load import delete_queue
 from tests.commands import arrived, declare, published
 from tests.gateways import BODIES, JSON, Calls
+from tests.metrics import Told
 from tests.proxy import Proxy
 from tests.waiting import eventually
 
@@ -102,6 +103,22 @@ async def test_the_sample_of_every_content_type_is_in_the_queue_when_204_is_answ
         ("configcache gateway", TRACEPARENT)
     }
     assert all(message.headers["published-at"] for message in messages)
+
+
+async def test_requests_are_counted_by_status_and_timed(broker):
+    async with serving(broker) as front:
+        await front.ready()
+        for body in (BODIES[JSON], BODIES[JSON], b"{"):
+            await front.call(body)
+
+        told = Told((await front.gateway.metrics.expose("")).body.decode())
+
+    assert told("configcache_gateway_requests_total", status="204") == 2
+    assert told("configcache_gateway_requests_total", status="400") == 1
+    assert told("configcache_gateway_requests_total", status="503") == 0
+    assert told("configcache_gateway_request_duration_seconds_count") == 3
+    assert told("configcache_gateway_requests_in_progress") == 0
+    assert told("configcache_gateway_connected") == 1
 
 
 async def test_what_keeps_the_command_from_the_queue_is_503_in_time_and_over_when_it_is(broker):

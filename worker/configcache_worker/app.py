@@ -20,6 +20,7 @@ from configcache_worker.core.pipeline import Pipeline
 from configcache_worker.core.ports import TableFault
 from configcache_worker.core.totals import PauseCause, RetryCause
 from configcache_worker.core.waiting import now
+from configcache_worker.observe.gateway_metrics import Answers, gateway_metrics
 from configcache_worker.observe.health import HealthServer, Readiness, StartRefused
 from configcache_worker.observe.metrics import Metrics
 from configcache_worker.observe.worker_metrics import FIRST_SESSION, Standing, worker_metrics
@@ -377,13 +378,14 @@ def build_gateway(
     callers = None
     if authenticator is None:
         authenticator = callers = build_callers(settings)
+    answers = Answers()
     offered = security(accepted(gateway))
     application = GatewayApplication(
         call=ClearConfigurationCacheCall(authenticator=authenticator, publisher=publisher),
         openapi=openapi.document(
             root_path=gateway.root_path, security_schemes=offered.schemes, security=offered.requirements
         ),
-        answered=lambda status, duration_s: None,
+        answered=answers,
         root_path=gateway.root_path,
         max_concurrency=gateway.max_concurrency,
         max_body_bytes=gateway.max_body_bytes,
@@ -396,6 +398,11 @@ def build_gateway(
         publisher=publisher,
         callers=callers,
         troubles=callers.troubles if callers else no_troubles,
+        metrics=Metrics(
+            lambda: gateway_metrics(
+                answers, in_progress=application.in_progress, is_connected=publisher.is_connected
+            )
+        ),
         health_address=(telemetry.host, port) if port else None,
     )
 

@@ -44,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         gateway.tls_key. GET /api/v1/openapi.json describes the call.
 
         Log lines go to standard error: one for each request that was not served, and
-        with the level debug one for every request. GET /livez and /readyz are answered
-        on telemetry.host and telemetry.port (9465 unless one is set).
+        with the level debug one for every request. GET /livez, /readyz and /metrics are
+        answered on telemetry.host and telemetry.port (9465 unless one is set).
         """,
         """
         settings: the sections broker, gateway, telemetry; where anything but Bearer is

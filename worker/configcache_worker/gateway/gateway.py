@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from configcache.publisher import Publisher
     from configcache_worker.gateway.asgi import GatewayApplication
     from configcache_worker.gateway.server import GatewayServer
+    from configcache_worker.observe.metrics import Metrics
 
 log = structlog.stdlib.get_logger()
 
@@ -41,6 +42,7 @@ class Gateway:
         publisher: What the application publishes with.
         callers: Opened before the first request and closed after the last: what the authenticator needs.
         troubles: Of the authenticator.
+        metrics: What it tells of itself, beside the probes.
         health_address: Of the probes; None for none.
     """
 
@@ -52,6 +54,7 @@ class Gateway:
         publisher: Publisher,
         callers: contextlib.AbstractAsyncContextManager[Any] | None = None,
         troubles: Troubles = no_troubles,
+        metrics: Metrics | None = None,
         health_address: tuple[str, int] | None,
     ) -> None:
         self.server = server
@@ -59,7 +62,10 @@ class Gateway:
         self._publisher = publisher
         self._callers = callers or contextlib.nullcontext()
         self._troubles = troubles
-        self._health = health_address and HealthServer(*health_address, readiness=self.readiness)
+        self.metrics = metrics
+        self._health = health_address and HealthServer(
+            *health_address, readiness=self.readiness, metrics=metrics.expose if metrics else None
+        )
         self._stopping = asyncio.Event()
 
     def __repr__(self) -> str:

@@ -323,7 +323,7 @@ def damaged(draw, body):
 
 @pytest.mark.parametrize("content_type", READERS)
 def test_any_bytes_are_a_command_or_a_client_error(content_type):
-    @settings(max_examples=150, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=80, deadline=None, derandomize=True, database=None)
     @given(st.one_of(damaged(BODIES[content_type]), st.binary(max_size=60)))
     def holds(body):
         assert status(content_type, body) in {204, 400, 403}
@@ -348,7 +348,7 @@ OPERATIONS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
 @given(st.lists(OPERATIONS | VALUES, max_size=5))
 def test_any_operations_are_a_command_or_a_client_error(operations):
     assert status(PATCH, json.dumps(operations)) in {204, 400}

@@ -74,7 +74,7 @@ def problems_of(app, content_types, mode):
         {
             "seed": 1,
             "auth": {"openapi": {"basic": {"username": USER, "password": PASSWORD}}},
-            "generation": {"mode": mode, "max-examples": 20, "deterministic": True, "database": "none"},
+            "generation": {"mode": mode, "max-examples": 12, "deterministic": True, "database": "none"},
             "phases": {"stateful": {"enabled": False}},
         }
     )

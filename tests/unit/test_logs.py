@@ -9,8 +9,10 @@ import warnings
 
 import pytest
 import structlog
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from configcache_worker.observe import logs
+from configcache_worker.observe.traces import Traces
 
 
 class Terminal(io.StringIO):
@@ -169,3 +171,21 @@ def test_configuring_again_does_not_double_the_lines(stream):
     logging.getLogger("some.driver").warning("once")
 
     assert len(lines(stream)) == 1
+
+
+def test_a_line_names_the_span_it_is_written_in_and_one_outside_of_any_names_none(stream):
+    exporter = InMemorySpanExporter()
+    tracing = Traces(service="tests", exporter=exporter)
+    logs.configure("json", "info", stream, fields=tracing.log_fields)
+
+    with tracing.sends().sending(None, None):
+        log().info("part.inside")
+    log().info("part.outside")
+    tracing.flush()
+
+    (span,) = exporter.get_finished_spans()
+    inside, outside = lines(stream)
+    assert inside["trace_id"] == f"{span.context.trace_id:032x}"
+    assert inside["span_id"] == f"{span.context.span_id:016x}"
+    assert not {"trace_id", "span_id"} & outside.keys()
+    tracing.stop()

@@ -1,20 +1,17 @@
-"""Spans without servers: what is carried, what a log line says, and where spans go."""
+"""Spans without servers: what is carried, and where spans go."""
 
 from __future__ import annotations
 
 import http.server
-import io
-import json
 import threading
 
 import pytest
-import structlog
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pamqp import commands
 from pamqp.header import ContentHeader
 
 from configcache.spans import SendSpans
-from configcache_worker.observe import logs, traces
+from configcache_worker.observe import traces
 from configcache_worker.observe.traces import Traces
 from configcache_worker.rabbitmq.reading import Envelope, read, trace_headers
 
@@ -93,30 +90,6 @@ def test_a_batch_keeps_a_bounded_number_of_links_and_looks_at_no_more_messages(
     assert [link.attributes["messaging.rabbitmq.message.delivery_tag"] for link in span.links] == [7, 7]
     assert span.parent is None
     assert len(looked_at) == 3
-
-
-@pytest.fixture
-def written():
-    """What is logged, as JSON lines."""
-    before = structlog.get_config()
-    stream = io.StringIO()
-    logs.configure("json", "info", stream, fields=Traces.log_fields)
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    structlog.configure(**before)
-
-
-def test_a_log_line_names_its_span_and_one_outside_of_any_names_none(tracing, exporter, written):
-    log = structlog.stdlib.get_logger()
-    with tracing.batches(trace_headers).processing([delivered({})], count=1):
-        log.info("inside")
-    log.info("outside")
-    tracing.flush()
-
-    (span,) = exporter.get_finished_spans()
-    inside, outside = written()
-    assert inside["trace_id"] == f"{span.context.trace_id:032x}"
-    assert inside["span_id"] == f"{span.context.span_id:016x}"
-    assert not {"trace_id", "span_id"} & outside.keys()
 
 
 @pytest.fixture

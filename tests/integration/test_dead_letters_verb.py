@@ -36,9 +36,9 @@ from configcache_worker.rabbitmq.workbench import Workbench
 from configcache_worker.settings import BrokerSettings
 from tests.commands import published
 from tests.conftest import available
-from tests.integration.test_publisher import user
 from tests.letters import FOR_42, FOR_ALL, NO_ASSOCIATE, NOW_MS, UNREADABLE, buried, plant
 from tests.proxy import Proxy
+from tests.users import user
 from tests.waiting import eventually
 
 

@@ -107,7 +107,7 @@ def read_letter(delivery: Delivery) -> DeadLetter:
     deaths = _deaths(headers.get("x-death", headers.get("original-x-death")))
     body = None if delivery.refusal is Reason.BODY_TOO_LARGE else delivery.body
     body_bytes = _BODY_SIZE.unpack_from(envelope.header, _BODY_SIZE_AT)[0]
-    unreadable = _why_unreadable(envelope.header)
+    unreadable = None if delivery.refusal is None else _why_unreadable(envelope.header)
     latest = deaths[0] if deaths else None
     return DeadLetter(
         id=_id(properties.get("message_id"), envelope.header, body),

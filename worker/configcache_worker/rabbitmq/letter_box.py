@@ -115,7 +115,8 @@ class LetterBox:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         session = self._open()
-        if not session.has_ended:
+        is_interrupted = kind is not None and not issubclass(kind, Exception)
+        if not (session.has_ended or is_interrupted):  # who is cancelled should not wait for others' sake
             await self._give_back(session)
         await session.close()
         if self._ending is not None:

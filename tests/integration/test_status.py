@@ -226,9 +226,9 @@ async def test_leases_and_the_outbox_are_counted(topology, tables, sql):
         "SELECT configuration_cache_begin('WebClient', 'Web', 2, 'page', interval '1 microsecond');"
         "INSERT INTO configuration_cache (application, instance, associate_id, item, xml)"
         " VALUES ('WebClient', 'Web', 3, 'page', '<page/>');"
-        "SELECT enqueue_clear_configuration_cache('WebClient', 'Web', true);"
         "INSERT INTO configuration_cache_outbox (application, instance, for_all_associates, enqueued_at)"
-        " VALUES ('WebClient', 'Web', true, now() - interval '90 seconds')"
+        " VALUES ('WebClient', 'Web', true, now() - interval '90 seconds');"
+        "SELECT enqueue_clear_configuration_cache('WebClient', 'Web', true)"
     )
 
     parts = await look(topology, tables)

@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from configcache.topology import COMMAND_QUEUE, DEAD_LETTER_QUEUE
-from configcache_worker.settings import TelemetrySettings
+from configcache_worker.app import build_gateway, build_relay, build_worker
+from configcache_worker.postgres.backlog import Backlog
+from configcache_worker.settings import BrokerSettings, DatabaseSettings, Settings, TelemetrySettings
 
 PROJECT = Path(__file__).parents[2]
 DEPLOY = PROJECT / "deploy"
@@ -41,6 +43,49 @@ OF_RABBITMQ = {
     "rabbitmq_detailed_queue_consumers",
 }
 """Of the families that are scraped. tests/integration/test_broker_metrics.py holds them against a broker."""
+
+OF_PROMETHEUS = {"up"}
+FUNCTIONS = {"absent", "count", "histogram_quantile", "increase", "max", "rate", "sum", "vector"}
+OPERATORS = {"and", "or", "unless", "on"}
+
+
+def metrics_of(expression):
+    """The names of the metrics in *expression*."""
+    bare = re.sub(r'\{[^}]*\}|\[[^\]]*\]|"[^"]*"|\b(?:by|without|on|ignoring) *\([^)]*\)', " ", expression)
+    words = set(re.findall(r"[a-zA-Z_:][\w:]*", bare))
+    return words - FUNCTIONS - OPERATORS
+
+
+def names_of(part):
+    """The names on the wire of every metric that *part* tells."""
+    suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"], "gauge": [""]}
+    return {
+        family.name + suffix for family in part.metrics.registry.collect() for suffix in suffixes[family.type]
+    }
+
+
+@pytest.fixture
+async def ours(monkeypatch):
+    """The names of every metric of worker, relay and gateway."""
+    settings = Settings(
+        broker=BrokerSettings(url="amqp://nobody@localhost"),
+        database=DatabaseSettings(url="postgresql://nobody@localhost/none"),
+    )
+    relay = build_relay(settings)
+    monkeypatch.setattr(relay, "_waiting", Backlog(rows=0, oldest_s=0.0))
+    return names_of(build_worker(settings)) | names_of(relay) | names_of(build_gateway(settings))
+
+
+async def test_every_metric_that_is_asked_for_exists(ours):
+    assert set().union(*map(metrics_of, EXPRESSIONS)) <= ours | OF_RABBITMQ | OF_PROMETHEUS
+
+
+async def test_whatever_tells_of_the_way_of_commands_is_shown(ours):
+    shown = set().union(*map(metrics_of, EXPRESSIONS))
+    families = {re.sub("_(bucket|sum|count)$", "", name) for name in shown}
+
+    wanted = {re.sub("_(bucket|sum|count)$", "", name) for name in ours if name.startswith("configcache_")}
+    assert wanted <= families
 
 
 def test_brackets_are_closed():

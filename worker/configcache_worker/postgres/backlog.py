@@ -40,6 +40,16 @@ class Backlog(NamedTuple):
     """How long the oldest row has waited, 0 if there is none."""
 
 
+def backlog_statement(schema: str) -> str:
+    """What a :class:`Backlog` is made of, as one row."""
+    table = outbox_table(schema)
+    return (
+        f"SELECT (SELECT count(*) FROM (SELECT FROM {table} LIMIT {MOST_COUNTED}) AS counted) AS rows,"
+        " coalesce((SELECT extract(epoch FROM clock_timestamp() - enqueued_at)"
+        f" FROM {table} ORDER BY id LIMIT 1), 0)::float8 AS oldest_s"
+    )
+
+
 class OutboxBacklog:
     """
     Looks at the outbox when asked.
@@ -51,12 +61,7 @@ class OutboxBacklog:
 
     def __init__(self, url: str, *, schema: str) -> None:
         self._url = url
-        table = outbox_table(schema)
-        self._statement = (
-            f"SELECT (SELECT count(*) FROM (SELECT FROM {table} LIMIT {MOST_COUNTED}) AS counted) AS rows,"
-            " coalesce((SELECT extract(epoch FROM clock_timestamp() - enqueued_at)"
-            f" FROM {table} ORDER BY id LIMIT 1), 0)::float8 AS oldest_s"
-        )
+        self._statement = backlog_statement(schema)
         self._turn = asyncio.Lock()
         self._looked_at: float | None = None
         self._found: Backlog | None = None

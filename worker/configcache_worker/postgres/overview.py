@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from configcache_worker.core.ports import TableFault
 from configcache_worker.postgres import statements
+from configcache_worker.postgres.backlog import Backlog, backlog_statement
 from configcache_worker.postgres.connection import PlainConnection, connect
 from configcache_worker.postgres.faults import ConnectionFailed, table_fault
-from configcache_worker.postgres.outbox import outbox_table
 
 if TYPE_CHECKING:
     from asyncpg import Record
@@ -55,14 +55,6 @@ class Leases(NamedTuple):
 
     building: int
     expired: int
-
-
-class Backlog(NamedTuple):
-    """What waits in the outbox."""
-
-    rows: int
-    """At most :data:`MOST_COUNTED` and one more, which stands for any number."""
-    oldest_s: float | None
 
 
 class Overview:
@@ -143,11 +135,8 @@ class Overview:
 
     async def backlog(self, schema: str) -> Backlog:
         """What waits in the outbox of *schema*."""
-        ((count, oldest_s),) = await self._fetch(
-            "SELECT count(*), extract(epoch FROM clock_timestamp() - min(enqueued_at))::float8"
-            f" FROM (SELECT enqueued_at FROM {outbox_table(schema)} ORDER BY id LIMIT {MOST_COUNTED + 1}) AS few"
-        )
-        return Backlog(count, oldest_s)
+        (row,) = await self._fetch(backlog_statement(schema))
+        return Backlog(*row)
 
     async def _fetch(self, statement: str, *arguments: object) -> list[Record]:
         connection = self._open()

@@ -9,11 +9,12 @@ from typing import Final, TypeVar
 
 from configcache_worker.app import table_layout
 from configcache_worker.core.ports import TableFault
+from configcache_worker.postgres.backlog import MOST_COUNTED
 from configcache_worker.postgres.connection import TimeLimits, host_of
-from configcache_worker.postgres.overview import MOST_COUNTED, Leases, Overview
+from configcache_worker.postgres.overview import Leases, Overview
 from configcache_worker.postgres.statements import TableLayout
 from configcache_worker.settings import CacheSettings, DatabaseSettings
-from configcache_worker.status.sights import Cache, Database, DatabaseState, Outbox, Unseen
+from configcache_worker.status.sights import Cache, Database, DatabaseState, Exactness, Outbox, Unseen
 
 _INSUFFICIENT_PRIVILEGE: Final = "42501"
 _READ_ONLY: Final = "25006"
@@ -83,10 +84,10 @@ async def _outbox(overview: Overview, schema: str, database: Database) -> Outbox
         if fault.sqlstate is None:
             raise
         return Unseen(_obstacle(fault, f"the outbox in schema {schema}", database))
-    is_exact = backlog.rows <= MOST_COUNTED
-    return Outbox(
-        min(backlog.rows, MOST_COUNTED), "exact" if is_exact else "estimate", _tenths(backlog.oldest_s)
-    )
+    if not backlog.rows:
+        return Outbox(0, "exact", None)
+    rows_are: Exactness = "exact" if backlog.rows < MOST_COUNTED else "estimate"
+    return Outbox(backlog.rows, rows_are, round(max(backlog.oldest_s, 0.0), 1))
 
 
 async def _cache(overview: Overview, layout: TableLayout, database: Database) -> Cache | Unseen:
@@ -141,7 +142,3 @@ def _obstacle(fault: TableFault, what: str, database: Database) -> str:
     if fault.sqlstate == _UNDEFINED_TABLE:
         return f"{what} is not there"
     return str(fault)
-
-
-def _tenths(seconds: float | None) -> float | None:
-    return None if seconds is None else round(max(seconds, 0.0), 1)

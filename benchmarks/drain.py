@@ -63,7 +63,9 @@ async def drain(
             for program in programs:
                 await program.stop()
         await place.check_outcome()
-        return figures
+    if not figures.counted:
+        raise ContenderFailed("all was done before anybody looked: it needs a larger backlog")
+    return figures
 
 
 async def _observe(place: Arena, programs: list[Program], messages: int, number: int) -> Drain:
@@ -74,8 +76,6 @@ async def _observe(place: Arena, programs: list[Program], messages: int, number:
         await _done(place, several=len(programs) > 1)
         seconds, costs = time.monotonic() - began, _Costs.of(programs).since(before)
     figures = _figures(place, messages, number, seconds, costs, already=already)
-    if not figures.counted:
-        raise ContenderFailed("all was done before anybody looked: it needs a larger backlog")
     return dataclasses.replace(
         figures,
         workers=len(programs),
@@ -145,7 +145,7 @@ def _figures(
     counted = messages - already if workload.has_one_row_each else messages
 
     def ms_per_1000(used_s: float) -> float:
-        return used_s * 1e6 / counted
+        return used_s * 1e6 / max(counted, 1)
 
     return Drain(
         round=number,

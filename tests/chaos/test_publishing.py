@@ -48,7 +48,7 @@ async def cut_at_random(line, rng):
 @pytest.mark.timeout(600)
 @pytest.mark.row(28, "the publisher's line cut at random moments under 100,000 publishes")
 async def test_what_was_reported_confirmed_is_in_the_queue(vhost, rabbitmq, scale, rng):
-    count = scale(100_000, in_suite=4_000)
+    count = scale(100_000, in_suite=20_000)
     await declare(vhost)
     # With the usual delays most of the time would pass between two connections, where nothing can go wrong.
     quick = RetryPolicy(first_s=0.01, longest_s=0.1)

@@ -369,6 +369,10 @@ class Supervisor(Generic[S]):
     async def _serve(self, session: S) -> str:
         self._announce(session)
         try:
+            if cancellation_requested():
+                # It came while the session was being opened, and whatever was awaited there kept it to itself, as
+                # asyncio.wait_for does before Python 3.12 where both are ready at once. It does not come again.
+                raise asyncio.CancelledError
             return await session.wait_ended()
         finally:
             self._announce(None)

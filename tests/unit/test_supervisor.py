@@ -338,6 +338,25 @@ async def test_a_stop_that_the_driver_turns_into_an_error_still_stops(world):
         assert await run is None
 
 
+async def test_a_stop_that_the_driver_keeps_to_itself_still_stops_and_closes_what_was_opened():
+    opening, session = asyncio.Event(), FakeSession()
+
+    async def open_in_spite_of_all():
+        opening.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return session
+
+    supervisor = Supervisor(name="fake", open=open_in_spite_of_all)
+    running = asyncio.create_task(supervisor.run())
+    await opening.wait()
+    async with asyncio.timeout(5):
+        await supervisor.stop()
+        await running
+
+    assert session.is_closed
+
+
 async def test_a_fault_in_the_reporting_wakes_the_waiters(world):
     def broken(attempt, delay_s, cause):
         raise ZeroDivisionError

@@ -96,6 +96,13 @@ def test_what_is_still_wrong_after_mending_is_refused(body, reason):
     assert mended(body, set={"AssociateId": 42}).reason == reason
 
 
+@pytest.mark.parametrize("depth", [100, 600, 900, 1500, 10_000])
+def test_however_deep_a_body_is_nested_it_is_refused_and_ends_nothing(depth):
+    body = b'{"Nonsense":' + b'{"a":' * depth + b"1" + b"}" * (depth + 1)
+
+    assert isinstance(mended(body, set={"AssociateId": 42}), Refusal)
+
+
 def test_a_command_gets_back_what_it_was_published_with_and_nothing_that_would_act_on_it():
     original = {
         "content_type": "application/json",

@@ -174,7 +174,10 @@ def _mended(body: bytes, mending: Mending) -> bytes:
     pairs = _parse(body.removeprefix(codecs.BOM_UTF8))
     touched = mending.unset | mending.set.keys()
     kept = [(name, value) for name, value in pairs if name not in touched]
-    return _write([*kept, *mending.set.items()]).encode()
+    try:
+        return _write([*kept, *mending.set.items()]).encode()
+    except RecursionError as error:  # what can just be read can be too deep to be written
+        raise _NotMendable("its body is nested too deeply to be written anew; leave out what is") from error
 
 
 def _parse(body: bytes) -> _Pairs:

@@ -150,7 +150,7 @@ class PublishingSession:
                 missing.
             BrokerUnavailable: The session has ended. The broker may have the message, or not.
         """
-        while not self._line.has_room.is_set():
+        while not (self._line.has_room.is_set() or self._ended.done()):
             await self._line.has_room.wait()
         if not self._line.is_open or self._ended.done():
             await asyncio.sleep(0)  # who tries again and again must leave the others their turn

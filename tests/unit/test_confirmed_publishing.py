@@ -318,6 +318,15 @@ async def test_who_waits_for_room_when_the_session_ends_is_told():
     assert there.wire.writes == []
 
 
+async def test_nobody_waits_for_room_on_a_session_that_has_ended():
+    there = Session()
+    there.session.end(ConnectionError("cut"))
+    there.line.pause_writing()  # what was gathered before the end fills the socket after it
+
+    async with asyncio.timeout(1):
+        assert await outcomes(there.publish("a")) == [BrokerUnavailable]
+
+
 @pytest.mark.parametrize("closing", [CHANNEL_CLOSE, CONNECTION_CLOSE])
 async def test_nothing_is_sent_after_the_broker_has_closed_though_the_driver_has_not_noticed(closing):
     there = Session()

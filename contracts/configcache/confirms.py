@@ -20,7 +20,7 @@ from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity
 
 from configcache.connection import broker_errors, close_connection, connect, describe, is_blocked
 from configcache.errors import BrokerUnavailable, PublishError, Refused, Unroutable
-from configcache.frames import Returned, message, publish_method
+from configcache.frames import Returned, message, most_properties_bytes, publish_method
 from configcache.line import PublishingLine
 from configcache.stream import StreamFactory
 
@@ -147,7 +147,7 @@ class PublishingSession:
         Raises:
             Unroutable: No queue is bound, and it is mandatory.
             Refused: The broker said no: to this message, or it has closed the channel because the exchange or a right is
-                missing.
+                missing. Or it would have closed the connection, because the properties do not fit into a frame.
             BrokerUnavailable: The session has ended. The broker may have the message, or not.
         """
         while not (self._line.has_room.is_set() or self._ended.done()):
@@ -155,6 +155,10 @@ class PublishingSession:
         if not self._line.is_open or self._ended.done():
             await asyncio.sleep(0)  # who tries again and again must leave the others their turn
             await self.wait_ended()
+        if len(properties) > (most := most_properties_bytes(self._most_bytes)):
+            raise Refused(
+                f"the properties have {len(properties):,} bytes, and the broker takes {most:,} at most"
+            )
         method = _method(self._number, exchange, routing_key, mandatory)
         match await self._answer(method, properties, body, message_id):
             case _Outcome.RETURNED:

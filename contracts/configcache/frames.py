@@ -6,6 +6,7 @@ Pure. Everything else on the connection is left to the driver, and passes throug
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import Final, NamedTuple
 
@@ -25,6 +26,7 @@ __all__ = [
     "Confirmed",
     "Returned",
     "message",
+    "most_properties_bytes",
     "publish_method",
 ]
 
@@ -62,6 +64,11 @@ def publish_method(channel: int, exchange: str, routing_key: str, mandatory: boo
     return marshal(
         commands.Basic.Publish(exchange=exchange, routing_key=routing_key, mandatory=mandatory), channel
     )
+
+
+def most_properties_bytes(most_bytes: int) -> float:
+    """How long property flags and properties may be where no frame is longer than *most_bytes*, or 0 for no limit."""
+    return most_bytes - _AROUND_PAYLOAD_BYTES - _CONTENT.size if most_bytes else math.inf
 
 
 def message(channel: int, method: bytes, properties: bytes, body: bytes, *, most_bytes: int) -> bytes:

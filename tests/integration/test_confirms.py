@@ -38,9 +38,11 @@ async def session_to(url: str):
         await session.close()
 
 
-async def publish(session: PublishingSession, body: bytes = b"body", **options) -> None:
+async def publish(
+    session: PublishingSession, body: bytes = b"body", properties: bytes | None = None, **options
+) -> None:
     message_id = uuid.uuid4().hex
-    properties = Basic.Properties(message_id=message_id, headers={"n": 1}).marshal()
+    properties = properties or Basic.Properties(message_id=message_id, headers={"n": 1}).marshal()
     address = {"exchange": COMMAND_EXCHANGE, "routing_key": COMMAND_ROUTING_KEY}
     async with asyncio.timeout(10):
         await session.publish(body, properties, message_id=message_id, **{**address, **options})
@@ -84,6 +86,31 @@ async def test_a_long_body_that_comes_back_disturbs_nobody(broker_url):
         await publish(session)
 
     assert len(await published(broker_url)) == 1
+
+
+async def test_properties_too_long_for_a_frame_are_refused_and_disturb_nobody(broker_url):
+    longest = 131_072 - 8 - 12
+    forgiven = 8  # RabbitMQ takes frames that are a little too long
+
+    async with session_to(broker_url) as session:
+        properties = [long_properties(longest + excess) for excess in (0, forgiven + 1)]
+        fits, too_long, other = await asyncio.gather(
+            publish(session, properties=properties[0]),
+            publish(session, properties=properties[1]),
+            publish(session),
+            return_exceptions=True,
+        )
+
+    assert (fits, other) == (None, None)
+    assert isinstance(too_long, Refused)
+    assert str(too_long) == "the properties have 131,061 bytes, and the broker takes 131,052 at most"
+    assert len(await published(broker_url)) == 2
+
+
+def long_properties(size: int) -> bytes:
+    """Properties of *size* bytes."""
+    without = len(Basic.Properties(message_id=uuid.uuid4().hex, headers={"long": ""}).marshal())
+    return Basic.Properties(message_id=uuid.uuid4().hex, headers={"long": "x" * (size - without)}).marshal()
 
 
 async def test_what_the_broker_says_when_it_closes_the_channel_ends_the_session(broker_url):

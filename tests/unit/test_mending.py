@@ -7,9 +7,11 @@ import datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
 from configcache import ClearConfigurationCache, ContractError, decode
+from configcache_worker.letters.bounds import LONGEST_PROPERTIES_BYTES
 from configcache_worker.letters.letter import read_letter
 from configcache_worker.letters.mending import Mending, Refusal, Replay, parse_setting, prepare
 from tests.letters import FOR_42, FOR_ALL, NO_ASSOCIATE, UNREADABLE, a_delivery, a_letter
@@ -101,6 +103,15 @@ def test_however_deep_a_body_is_nested_it_is_refused_and_ends_nothing(depth):
     body = b'{"Nonsense":' + b'{"a":' * depth + b"1" + b"}" * (depth + 1)
 
     assert isinstance(mended(body, set={"AssociateId": 42}), Refusal)
+
+
+def test_a_letter_whose_properties_would_outgrow_a_frame_is_refused():
+    def with_header_of(size):
+        return prepared(a_delivery(FOR_42, Basic.Properties(headers={"long": "x" * size})))
+
+    around = len(with_header_of(0).properties)
+    assert isinstance(with_header_of(LONGEST_PROPERTIES_BYTES - around), Replay)
+    assert with_header_of(LONGEST_PROPERTIES_BYTES - around + 1).reason == "properties-too-large"
 
 
 def test_a_command_gets_back_what_it_was_published_with_and_nothing_that_would_act_on_it():

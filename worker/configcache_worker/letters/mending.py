@@ -15,13 +15,14 @@ from typing import Any, Final
 from configcache.command import ClearConfigurationCache, describe_unknown
 from configcache.errors import ContractError, Reason
 from configcache.wire import COMMAND_PROPERTIES, Properties, decode
-from configcache_worker.letters.bounds import MAX_REPLAYS
+from configcache_worker.letters.bounds import LONGEST_PROPERTIES_BYTES, MAX_REPLAYS
 from configcache_worker.letters.letter import DeadLetter
 from configcache_worker.rabbitmq.copies import encode_command
 from configcache_worker.rabbitmq.properties import MalformedTable, scan
 
 REPLAYED_OFTEN: Final = "replayed-often"
 UNREADABLE_BODY: Final = "unreadable-body"
+PROPERTIES_TOO_LARGE: Final = "properties-too-large"
 
 # A content header without properties: class, weight, size of the body, flags.
 _NO_PROPERTIES: Final = bytes(14)
@@ -68,7 +69,10 @@ class Refusal:
 
     letter: DeadLetter
     reason: str
-    """A word: one of :class:`~configcache.errors.Reason`, :data:`REPLAYED_OFTEN` or :data:`UNREADABLE_BODY`."""
+    """
+    A word: one of :class:`~configcache.errors.Reason`, :data:`REPLAYED_OFTEN`, :data:`UNREADABLE_BODY` or
+    :data:`PROPERTIES_TOO_LARGE`.
+    """
     detail: str
     """A sentence on what is wrong and what would be right."""
 
@@ -102,6 +106,13 @@ def prepare(letter: DeadLetter, mending: Mending, *, message_id: str) -> Replay 
         return Refusal(letter, error.reason.value, error.detail)
     except _NotMendable as error:
         return Refusal(letter, UNREADABLE_BODY, str(error))
+    if len(properties) > LONGEST_PROPERTIES_BYTES:
+        return Refusal(
+            letter,
+            PROPERTIES_TOO_LARGE,
+            f"with the count of replays its properties have {len(properties):,} bytes, more than a broker takes;"
+            " let the producer publish again",
+        )
     return Replay(letter, command, body, properties, message_id)
 
 

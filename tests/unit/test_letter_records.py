@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
@@ -11,9 +12,11 @@ from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
 from configcache_worker.letters.letter import read_letter
+from configcache_worker.letters.moving import parse
 from configcache_worker.letters.records import FORMAT, NotALetter, from_line, record, to_line
 from configcache_worker.rabbitmq.copies import encode_imported
 from tests.letters import FOR_42, NOW_MS, UNREADABLE, a_delivery, a_letter
+from tests.raw import RawProperties
 
 
 def properties_of(encoded):
@@ -97,7 +100,7 @@ def test_an_imported_letter_keeps_its_id_and_moves_what_would_act_on_it():
         )
     )
 
-    message_id, encoded = encode_imported(letter.header, fresh_id="fresh")
+    message_id, encoded = encode_imported(letter.header, id_otherwise="other")
 
     properties = properties_of(encoded)
     assert (message_id, properties.message_id, properties.app_id) == ("the-producers",) * 2 + ("shop",)
@@ -111,8 +114,22 @@ def test_an_imported_letter_keeps_its_id_and_moves_what_would_act_on_it():
     }
 
 
-@pytest.mark.parametrize("message_id", ["", None])
-def test_an_imported_letter_without_an_id_gets_one(message_id):
-    letter = read_letter(a_delivery(b"{", Basic.Properties(message_id=message_id)))
+@pytest.mark.parametrize("message_id", ["", None, "two words", "\x1b[2J"])
+def test_an_imported_letter_is_known_by_the_id_it_had_before(message_id):
+    properties = Basic.Properties(message_id=message_id, headers={"x-death": [{"reason": "rejected"}]})
+    exported = read_letter(a_delivery(b"{", properties))
 
-    assert encode_imported(letter.header, fresh_id="fresh")[0] == "fresh"
+    (copy,) = parse(io.BytesIO(to_line(exported).encode()))
+
+    imported = read_letter(a_delivery(copy.body, RawProperties(copy.properties)))
+    assert imported.id == exported.id == copy.message_id
+    assert imported.headers.get("original-message-id") == (message_id or None)
+
+
+@pytest.mark.parametrize("id_", [None, 7, "", "two words", "i" * 256, "\ud800"])
+def test_a_line_whose_id_is_none_gives_a_letter_with_a_new_one(id_):
+    line = json.loads(to_line(read_letter(a_delivery(b"{")))) | {"id": id_}
+
+    (copy,) = parse(io.BytesIO(json.dumps(line).encode()))
+
+    assert len(copy.message_id) == 32

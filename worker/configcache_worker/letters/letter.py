@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from configcache.wire import Reason
 from configcache_worker.core.ports import Delivery
 from configcache_worker.letters.text import printable
-from configcache_worker.rabbitmq.copies import REPLAYED_HEADER
+from configcache_worker.rabbitmq.copies import REPLAYED_HEADER, USABLE_ID
 from configcache_worker.rabbitmq.properties import MalformedTable, UnreadableProperties, fields, scan, split
 from configcache_worker.rabbitmq.reading import LONGEST_BODY_BYTES, Envelope
 from configcache_worker.rabbitmq.values import Value, read_properties
@@ -28,8 +28,6 @@ DELIVERY_LIMIT: Final = "delivery_limit"
 
 _REJECTED: Final = "rejected"
 _WORD: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
-# What can be typed behind `show` as it is.
-_USABLE_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@/+=-]{0,254}")
 _HASH_DIGITS: Final = 16
 _MOST_REPLAYED: Final = 1_000_000
 """Who says more is no operator of ours, and could say what fits into no header."""
@@ -135,6 +133,11 @@ def read_letter(delivery: Delivery) -> DeadLetter:
     )
 
 
+def is_usable_id(text: str) -> bool:
+    """Whether *text* can be typed behind ``show`` as it is."""
+    return USABLE_ID.fullmatch(text.encode(errors="replace")) is not None
+
+
 def _reason_of_death(latest: Death | None) -> str:
     if latest is None:
         return UNKNOWN
@@ -177,7 +180,7 @@ def _deaths(value: Value) -> list[Death]:
 
 
 def _id(message_id: Value, header: bytes, body: bytes | None) -> str:
-    if isinstance(message_id, str) and _USABLE_ID.fullmatch(message_id):
+    if isinstance(message_id, str) and is_usable_id(message_id):
         return message_id
     digest = hashlib.sha256(body or b"")
     digest.update(_own_bytes(header))

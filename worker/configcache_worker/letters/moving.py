@@ -91,7 +91,7 @@ def _copy(line: bytes) -> Copy:
         raise NotALetter("is longer than any letter's")
     record = from_line(line)
     try:
-        message_id, properties = encode_imported(record.header, fresh_id=uuid.uuid4().hex)
+        message_id, properties = encode_imported(record.header, id_otherwise=record.id or uuid.uuid4().hex)
     except MalformedTable as error:
         raise NotALetter('has an "encoded_properties" that is no AMQP') from error
     return Copy(record.body, properties, message_id)

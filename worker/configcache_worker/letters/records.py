@@ -2,8 +2,8 @@
 Dead letters as JSON: one object each, a line each in an export.
 
 Pure. A record has what a person or ``jq`` wants to read, and what brings the letter back exactly as it was: the body, and
-the properties as the bytes that encode them. AMQP has types that JSON has not, so only these bytes are read back; the rest
-of a record is for looking at.
+the properties as the bytes that encode them. AMQP has types that JSON has not, so only these bytes are read back, and the
+id; the rest of a record is for looking at.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from configcache_worker.letters.letter import DeadLetter
+from configcache_worker.letters.letter import DeadLetter, is_usable_id
 
 FORMAT: Final = "configcache.dead-letter/1"
 LONGEST_LINE_BYTES: Final = 16 * 1024 * 1024
@@ -31,7 +31,8 @@ class NotALetter(ValueError):
 class Record(NamedTuple):
     """What brings a letter back."""
 
-    id: str
+    id: str | None
+    """What it was known by; None where the line does not say."""
     body: bytes
     header: bytes
     """Payload of a content header frame with the letter's properties."""
@@ -86,7 +87,9 @@ def from_line(line: bytes) -> Record:
         raise NotALetter(f'has no "format": "{FORMAT}"')
     body = _read_body(found)
     encoded = _decoded(found, "encoded_properties")
-    return Record(str(found.get("id", "?")), body, bytes(_BEFORE_FLAGS) + encoded)
+    id_ = found.get("id")
+    known = isinstance(id_, str) and is_usable_id(id_)
+    return Record(id_ if known else None, body, bytes(_BEFORE_FLAGS) + encoded)
 
 
 def _body(body: bytes | None) -> dict[str, str | None]:

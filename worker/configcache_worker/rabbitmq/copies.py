@@ -16,6 +16,8 @@ from configcache_worker.core.ports import Letter
 from configcache_worker.rabbitmq.properties import LAYOUT, MalformedTable, fields, split
 from configcache_worker.rabbitmq.reading import Envelope
 
+USABLE_ID: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._:@/+=-]{0,254}")
+"""A message id that can be typed as it is, encoded."""
 REPLAYED_HEADER: Final = "replayed"
 """How often a command has been replayed from the dead letters; absent on one that never was."""
 MAX_DETAIL_BYTES: Final = 1024
@@ -125,7 +127,7 @@ def encode_command(
     return _persistent(properties, [*kept, _number_header(_REPLAYED, replayed)], message_id)
 
 
-def encode_imported(header: bytes, *, fresh_id: str) -> tuple[str, bytes]:
+def encode_imported(header: bytes, *, id_otherwise: str) -> tuple[str, bytes]:
     """
     Put together the properties of a dead letter that was exported, and comes back.
 
@@ -134,7 +136,7 @@ def encode_imported(header: bytes, *, fresh_id: str) -> tuple[str, bytes]:
 
     Args:
         header: Payload of a content header frame with the exported properties.
-        fresh_id: The message's, if it has none that can be read.
+        id_otherwise: The message's, if its own can't be typed; that becomes ``original-message-id``.
 
     Returns:
         The message's id, and its encoded properties.
@@ -143,7 +145,8 @@ def encode_imported(header: bytes, *, fresh_id: str) -> tuple[str, bytes]:
         MalformedTable: The properties in *header* can't be told apart.
     """
     properties = split(header)
-    message_id = _readable(properties.pop("message_id", b"\0")[1:]) or fresh_id
+    own_id = properties.pop("message_id", b"\0")[1:]
+    message_id = own_id.decode() if USABLE_ID.fullmatch(own_id) else id_otherwise
     table = properties.get("headers")
     kept = []
     for key, value in fields(table) if table else ():
@@ -151,6 +154,8 @@ def encode_imported(header: bytes, *, fresh_id: str) -> tuple[str, bytes]:
             kept.append(_short_string(_ORIGINAL + key) + value)
         elif not _BROKERS_HEADER.fullmatch(key):
             kept.append(_short_string(key) + value)
+    if own_id and own_id != message_id.encode():
+        kept.append(_text_header("original-message-id", own_id))
     moved = _moved_properties(properties)
     kept += [_text_header("original-" + name.replace("_", "-"), properties.pop(name)[1:]) for name in moved]
     return message_id, _persistent(properties, kept, message_id)
@@ -205,13 +210,6 @@ def _persistent(properties: dict[str, bytes], headers: Sequence[bytes], message_
             "message_id": _short_string(message_id.encode()),
         }
     )
-
-
-def _readable(text: bytes) -> str | None:
-    try:
-        return text.decode()
-    except UnicodeDecodeError:
-        return None
 
 
 def _joined(properties: dict[str, bytes]) -> bytes:

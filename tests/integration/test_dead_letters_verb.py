@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import pty
@@ -24,9 +25,13 @@ from configcache.topology import (
     Permissions,
 )
 from configcache_worker.__main__ import main
+from configcache_worker.cli import CommandFailed
+from configcache_worker.cli.dead_letters import exporting, importing
 from configcache_worker.core.ports import Settlement
 from configcache_worker.letters.looking import look, read
+from configcache_worker.letters.moving import export
 from configcache_worker.letters.opening import open_box, open_post
+from configcache_worker.letters.records import to_line
 from configcache_worker.letters.replaying import Replaying
 from configcache_worker.letters.selection import EVERYTHING
 from configcache_worker.rabbitmq.declare import declare
@@ -349,6 +354,18 @@ def test_show_names_the_letters_that_are_not_there(run, url):
     assert "not found: nowhere" in err[0]
 
 
+def test_show_shows_all_that_are_named_and_tells_when_others_were_not_looked_at(run, url):
+    ids = planted(url, *[NO_ASSOCIATE] * 12)
+
+    code, out, err = run("show", *ids)
+
+    assert (code, err) == (0, [])
+    assert [line.split()[1] for line in out if line.startswith("letter ")] == ids
+    assert run("show", "--reason", "invalid-json", "--look", "2")[1] == [
+        "no such dead letters; 10 more in the queue were not looked at; --look N looks at more"
+    ]
+
+
 # --- replay -----------------------------------------------------------------------------------------------------------
 
 
@@ -562,6 +579,18 @@ def test_discard_takes_away_what_is_meant_and_nothing_else(run, url):
     assert run("discard", "--all", "--yes")[1] == ["no such dead letters"]
 
 
+def test_discard_says_what_it_has_not_looked_at(run, url, monkeypatch):
+    planted(url, *[NO_ASSOCIATE] * 3)
+
+    assert run("discard", "--reason", "invalid-json", "--yes", "--look", "2")[1] == [
+        "no such dead letters; 1 more in the queue were not looked at; --look N looks at more"
+    ]
+    assert run("discard", "--all", "--yes", "--look", "2")[1] == [
+        "2 letters discarded; 1 more in the queue were not looked at; --look N looks at more"
+    ]
+    assert letters_left(url) == 1
+
+
 def test_discard_does_not_go_on_where_nobody_can_be_asked(run, url, monkeypatch):
     planted(url, NO_ASSOCIATE)
     monkeypatch.setattr(sys, "stdin", None)
@@ -665,6 +694,56 @@ def test_a_file_with_a_line_that_is_no_letter_brings_back_nothing(run, url, tmp_
     assert letters_left(url) == 0
 
 
+def test_letters_are_imported_from_a_pipe(run, url, tmp_path):
+    planted(url, FOR_42)
+    run("export", "--output", "file", "--remove")
+    reading, writing = os.pipe()
+    with os.fdopen(reading), os.fdopen(writing, "wb") as pipe:
+        pipe.write((tmp_path / "file").read_bytes())
+        pipe.close()
+
+        assert run("import", f"/dev/fd/{reading}") == (0, ["1 letter imported"], [])
+
+    assert letters_left(url) == 1
+
+
+class InterruptedAfterOne(io.BytesIO):
+    """A file whose reader is cancelled at the second line."""
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        if self.tell():
+            asyncio.current_task().cancel()
+        return super().readline(size)
+
+
+async def test_an_import_that_is_interrupted_says_how_many_are_in(url):
+    await plant(url, (FOR_42, buried(FOR_42)))
+    async with open_box(settings_of(url), most=1) as box:
+        lines = [to_line(letter) + "\n" async for letter in read(box, EVERYTHING)] * 2
+
+    with pytest.raises(CommandFailed, match="1 letter imported, then: interrupted; import the lines behind"):
+        await asyncio.create_task(
+            importing._import(settings_of(url), InterruptedAfterOne("".join(lines).encode()))
+        )
+
+
+async def test_an_export_that_is_cut_says_what_is_written_and_what_is_out(url, tmp_path):
+    await plant(url, *((body, buried(body)) for body in bodies_for(range(1, 4))))
+    output = str(tmp_path / "file")
+
+    async with Proxy(url) as line, open_box(settings_of(line.url), most=1000) as box:
+        with (tmp_path / "file").open("w") as file:
+            exported = await export(box, EVERYTHING, lambda text: print(text, file=file))
+        await box.take_out(exported.written.pop(0))
+        line.cut()
+        with pytest.raises(
+            CommandFailed, match=r"2 letters written to .*file, and 0 taken out of the queue, then:"
+        ):
+            await exporting._remove(box, exported, output)
+
+    await eventually(lambda: depth_is(url, DEAD_LETTER_QUEUE, 2))
+
+
 # --- usage ------------------------------------------------------------------------------------------------------------
 
 
@@ -678,6 +757,7 @@ def test_a_file_with_a_line_that_is_no_letter_brings_back_nothing(run, url, tmp_
         ["replay", "--all", "--set", "AssociateId=1", "--unset", "AssociateId"],
         ["replay", "--all", "--rate", "0"],
         ["list", "--look", "65536"],
+        ["replay", "an-id", "--limit", "1"],
         ["import", "nowhere"],
     ],
 )

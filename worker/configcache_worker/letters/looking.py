@@ -54,7 +54,7 @@ async def look(broker: BrokerSettings, *, limit: int = USUAL_LOOK, selection: Se
         return Look(
             letters,
             looked_at=box.handed_out,
-            more=await box.left() + box.passed_over,
+            more=await box.not_looked_at(),
             missing=box.missing,
             others=box.found.consumers,
         )

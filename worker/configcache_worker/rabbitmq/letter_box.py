@@ -163,11 +163,11 @@ class LetterBox:
         has_room = self._received - self._taken_out < self._most
         return self.found.ready - self._received if has_room else 0
 
-    async def left(self) -> int:
-        """How many letters are ready now, beside what is held."""
+    async def not_looked_at(self) -> int:
+        """How many letters are in the queue now beside those that were iterated over, and beside what somebody else holds."""
         if self._connection is None:
             raise RuntimeError("use the letter box within `async with`")
-        return (await self._count(self._connection)).ready
+        return (await self._count(self._connection)).ready + self.passed_over
 
     def _receive(self, _: DeliverySession, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:

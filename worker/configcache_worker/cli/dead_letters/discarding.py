@@ -19,9 +19,11 @@ from configcache_worker.cli.dead_letters.listing import groups_table
 from configcache_worker.cli.dead_letters.options import (
     add_look_option,
     add_selectors,
+    beyond,
     not_found,
     selection,
     whole_number,
+    with_more,
 )
 from configcache_worker.cli.printing import counted
 
@@ -81,18 +83,20 @@ async def _discard(broker: BrokerSettings, wanted: Selection, args: argparse.Nam
     async with open_box(broker, most=args.look) as box:
         held = await hold(box, wanted, most=args.limit)
         _check(held, wanted)
+        more = await box.not_looked_at()
         if not held:
-            say("no such dead letters")
+            say(with_more("no such dead letters", more))
             return
-        if not args.yes and not await _agreed(held):
+        if not args.yes and not await _agreed(held, more):
             say("nothing was discarded")
             return
         try:
             async for _ in take_out(box, held):
                 gone += 1
-        except BrokerUnavailable as error:
-            raise CommandFailed(f"{counted(gone, 'letter')} discarded, then: {error}") from error
-    say(f"{counted(gone, 'letter')} discarded")
+        except (BrokerUnavailable, asyncio.CancelledError) as error:
+            cause = str(error) or "interrupted"
+            raise CommandFailed(f"{counted(gone, 'letter')} discarded, then: {cause}") from error
+    say(with_more(f"{counted(gone, 'letter')} discarded", more))
 
 
 def _check(held: Sequence[Held], wanted: Selection) -> None:
@@ -100,9 +104,11 @@ def _check(held: Sequence[Held], wanted: Selection) -> None:
         raise CommandFailed(f"{not_found(missing)}; nothing was discarded")
 
 
-async def _agreed(held: Sequence[Held]) -> bool:
+async def _agreed(held: Sequence[Held], more: int) -> bool:
     for line in groups_table(one.summary for one in held):
         say(line)
+    if more:
+        say(beyond(more))
     say(f"Discard {counted(len(held), 'letter')} for ever? Type yes:")
     return (await _answer()).strip().lower() == "yes"
 

@@ -15,6 +15,7 @@ from configcache_worker.cli import CommandFailed, WrongUsage, add_config_option,
 from configcache_worker.cli.dead_letters.options import (
     add_look_option,
     add_selectors,
+    beyond,
     not_found,
     selection,
     whole_number,
@@ -24,6 +25,7 @@ from configcache_worker.cli.printing import counted, printable
 if TYPE_CHECKING:
     from configcache_worker.letters.moving import Exported
     from configcache_worker.letters.selection import Selection
+    from configcache_worker.rabbitmq.letter_box import LetterBox
     from configcache_worker.settings import BrokerSettings
 
 SUMMARY = "write them to a file, a line of JSON each"
@@ -38,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         producer, dead_lettered_at_ms, published_at_ms, replayed, exchange, routing_key,
         deaths, properties, headers, readable, body_bytes; the body as `body`, or as
         `body_base64` where it is not UTF-8; and in `encoded_properties`, base64, the
-        properties byte by byte. `import` reads `body` or `body_base64` and
+        properties byte by byte. `import` reads `id`, `body` or `body_base64`, and
         `encoded_properties`: nothing is lost on the way, whatever types the headers
         have. All else is for reading, by people and by jq.
 
@@ -83,10 +85,25 @@ async def _export(broker: BrokerSettings, wanted: Selection, args: argparse.Name
             exported = await export(box, wanted, sink.write, most=args.limit)
             sink.settle()
         if args.remove:
-            for delivery in exported.written:
-                await box.take_out(delivery)
-        not_looked_at = await box.left() + box.passed_over
+            await _remove(box, exported, args.output)
+        not_looked_at = await box.not_looked_at()
     _conclude(exported, args, missing=wanted.ids - exported.ids, not_looked_at=not_looked_at)
+
+
+async def _remove(box: LetterBox, exported: Exported, output: str) -> None:
+    """Take what was written out of the queue. Where that fails, say that it is written, and how much of it is out."""
+    from configcache.errors import PublishError
+
+    removed = 0
+    try:
+        for delivery in exported.written:
+            await box.take_out(delivery)
+            removed += 1
+    except (PublishError, asyncio.CancelledError) as error:
+        raise CommandFailed(
+            f"{counted(len(exported.written), 'letter')} written to {printable(output)}, and {removed:,} taken out of the"
+            f" queue, then: {str(error) or 'interrupted'}; the others are in both"
+        ) from error
 
 
 def _conclude(
@@ -96,7 +113,7 @@ def _conclude(
         removed = ", and taken out of the queue" if args.remove else ""
         say(f"{counted(len(exported.written), 'letter')} written to {printable(args.output)}{removed}")
     if not_looked_at:
-        _note(f"{counted(not_looked_at, 'more letter')} in the queue not looked at; --look N looks at more")
+        _note(beyond(not_looked_at))
     if missing:
         raise CommandFailed(not_found(missing))
     if exported.left_out:

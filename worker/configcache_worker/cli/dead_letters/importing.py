@@ -34,12 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
         The whole file is read before the first letter is published; a line that is no
         letter ends it before anything has happened. Each letter is confirmed by the
-        broker. Where that fails, the number of letters that are in is told: import the
-        lines behind them. A letter that is still in the queue is there twice afterwards.
+        broker. Where that fails, or is interrupted, the number of letters that are in is
+        told: import the lines behind them, of which the first may be in as well. A letter
+        that is still in the queue is there twice afterwards.
 
         Of letters that the broker had dead-lettered itself, what would act on them
         (expiration, user_id, CC) moves to original-… headers, and x-death, which a
-        broker takes from nobody, to original-x-death; `list` and `show` know it there.
+        broker takes from nobody, to original-x-death; `list` and `show` know it there. A
+        message_id that can't be typed moves to original-message-id, for the letter's id.
         """,
         """
         settings: the section broker
@@ -86,9 +88,10 @@ async def _import(broker: BrokerSettings, file: BinaryIO) -> None:
         try:
             async for _ in bring_back(parse(file), post.publish):
                 count += 1
-        except PublishError as error:
+        except (PublishError, asyncio.CancelledError) as error:
+            cause = str(error) or "interrupted"
             raise CommandFailed(
-                f"{counted(count, 'letter')} imported, then: {error}; import the lines behind them"
+                f"{counted(count, 'letter')} imported, then: {cause}; import the lines behind them"
             ) from error
     say(f"{counted(count, 'letter')} imported")
 
@@ -98,21 +101,24 @@ def _opened(name: str) -> Iterator[BinaryIO]:
     """The file *name*, to be read twice."""
     with contextlib.ExitStack() as stack:
         try:
-            if name == "-":
-                file: BinaryIO = stack.enter_context(_copy_of_standard_input())
-            else:
-                file = stack.enter_context(Path(name).open("rb"))
+            file = _standard_input() if name == "-" else stack.enter_context(Path(name).open("rb"))
+            if name == "-" or not file.seekable():
+                file = stack.enter_context(_copy_of(file))
         except OSError as error:
             raise WrongUsage(f"{printable(name)} can't be read: {error.strerror}") from error
         yield file
 
 
-@contextlib.contextmanager
-def _copy_of_standard_input() -> Iterator[BinaryIO]:
+def _standard_input() -> BinaryIO:
     if sys.stdin is None:  # the process was started with a closed one
         raise WrongUsage("standard input can't be read: it is closed")
+    return sys.stdin.buffer
+
+
+@contextlib.contextmanager
+def _copy_of(file: BinaryIO) -> Iterator[BinaryIO]:
     # In memory as long as that is bearable: a container may have nowhere to write to.
     with tempfile.SpooledTemporaryFile(max_size=_KEPT_IN_MEMORY_BYTES) as copy:
-        shutil.copyfileobj(sys.stdin.buffer, copy)
+        shutil.copyfileobj(file, copy)
         copy.seek(0)
         yield cast(BinaryIO, copy)

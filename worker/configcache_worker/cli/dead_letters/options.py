@@ -44,11 +44,13 @@ def selection(args: argparse.Namespace) -> Selection:
     What the selectors say.
 
     Raises:
-        WrongUsage: Nothing, where something is required; or all and something.
+        WrongUsage: Nothing, where something is required; all and something; or ids and a limit.
     """
     from configcache_worker.letters.selection import Selection
 
     chosen = Selection(frozenset(args.ids), args.reason, args.producer)
+    if args.ids and args.limit is not None:
+        raise WrongUsage("--limit is for letters by --reason, --producer or --all: of ids, all are meant")
     if args.selectors_required:
         if args.all and chosen != Selection():
             raise WrongUsage("--all means all letters: leave it out, or the other selectors")
@@ -63,6 +65,16 @@ def not_found(ids: Iterable[str]) -> str:
         f"not found: {', '.join(map(printable, sorted(ids)))}; no letter that was looked at has this id"
         " (`list --letters` prints them, --look N looks at more)"
     )
+
+
+def beyond(not_looked_at: int) -> str:
+    """Say that there were more letters."""
+    return f"{not_looked_at:,} more in the queue were not looked at; --look N looks at more"
+
+
+def with_more(text: str, not_looked_at: int) -> str:
+    """*text*, and behind it whether there were more letters."""
+    return f"{text}; {beyond(not_looked_at)}" if not_looked_at else text
 
 
 def effect(command: ClearConfigurationCache) -> str:

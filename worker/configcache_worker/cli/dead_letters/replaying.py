@@ -23,6 +23,7 @@ from configcache_worker.cli.dead_letters.options import (
     not_found,
     selection,
     whole_number,
+    with_more,
 )
 from configcache_worker.cli.printing import counted, printable
 from configcache_worker.letters.bounds import MAX_REPLAYS, USUAL_RATE_PER_S
@@ -153,7 +154,7 @@ async def _replay(
                 f"{replaying.tally.replayed:,} replayed, then: {error}\n"
                 "the other letters are where they were; run it again for them"
             ) from error
-        not_looked_at = await box.left() + box.passed_over
+        not_looked_at = await box.not_looked_at()
     _conclude(replaying, not_looked_at=not_looked_at, missing=wanted.ids - seen, dry=args.dry_run)
 
 
@@ -170,13 +171,15 @@ def _conclude(replaying: Replaying, *, not_looked_at: int, missing: frozenset[st
     """Say how it went as a whole, and fail where not all that was meant is replayed."""
     tally = replaying.tally
     say(
-        f"{counted(tally.replayed, 'letter')} {'would be ' if dry else ''}replayed, {tally.refused:,} refused"
-        + (f"; {not_looked_at:,} more in the queue were not looked at" if not_looked_at else "")
+        with_more(
+            f"{counted(tally.replayed, 'letter')} {'would be ' if dry else ''}replayed, {tally.refused:,} refused",
+            not_looked_at,
+        )
     )
-    if missing:
-        raise CommandFailed(not_found(missing))
     if replaying.is_stopped:
         raise CommandFailed("stopped; the other letters are where they were, run it again for them")
+    if missing:
+        raise CommandFailed(not_found(missing))
     if tally.refused:
         raise CommandFailed(f"{counted(tally.refused, 'letter')} refused, and left in the dead letters")
 

@@ -16,6 +16,7 @@ from configcache_worker.cli.dead_letters.options import (
     not_found,
     selection,
     whole_number,
+    with_more,
 )
 from configcache_worker.cli.printing import counted, moment, printable
 
@@ -61,8 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--limit",
         metavar="N",
         type=whole_number(10**9),
-        default=_USUALLY_SHOWN,
-        help=f"show at most N letters (default: {_USUALLY_SHOWN})",
+        help=f"show at most N letters (default: {_USUALLY_SHOWN}; of ids, all)",
     )
     parser.add_argument("--full", action="store_true", help="show the whole of long bodies and values")
     parser.add_argument(
@@ -81,8 +81,6 @@ def run(args: argparse.Namespace) -> int:
     shown = asyncio.run(_show(broker, wanted, args))
     if missing := wanted.ids - shown:
         raise CommandFailed(not_found(missing))
-    if not shown and not args.json:
-        say("no such dead letters")
     return 0
 
 
@@ -93,15 +91,18 @@ async def _show(broker: BrokerSettings, wanted: Selection, args: argparse.Namesp
     from configcache_worker.letters.records import to_line
 
     count, shown = 0, set()
+    limit = args.limit or (None if wanted.ids else _USUALLY_SHOWN)
     async with open_box(broker, most=args.look) as box:
         async for letter in read(box, wanted):
-            if count == args.limit:
+            if count == limit:
                 if not args.json:
                     say("there are more; --limit N shows more")
                 break
             count += 1
             shown.add(letter.id)
             say(to_line(letter) if args.json else "\n".join(describe(letter, full=args.full)) + "\n")
+        if not shown and not wanted.ids and not args.json:
+            say(with_more("no such dead letters", await box.not_looked_at()))
     return shown
 
 

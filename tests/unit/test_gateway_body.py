@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import random
 
@@ -59,6 +60,11 @@ def test_the_sample_is_read_in_every_content_type(content_type):
 
 def test_every_content_type_has_a_sample():
     assert set(BODIES) == set(READERS)
+
+
+@pytest.mark.parametrize("content_type", BODIES)
+def test_a_byte_order_mark_is_ignored(content_type):
+    assert command(content_type, codecs.BOM_UTF8 + BODIES[content_type]) == EVERYBODY
 
 
 @pytest.mark.parametrize(
@@ -138,11 +144,6 @@ def test_who_may_not_clear_for_all_is_refused_only_then():
 
 
 # JSON
-
-
-@pytest.mark.parametrize("content_type", [JSON, "text/json", MERGE])
-def test_a_byte_order_mark_before_json_is_ignored(content_type):
-    assert command(content_type, b"\xef\xbb\xbf" + SAMPLE) == EVERYBODY
 
 
 @pytest.mark.parametrize(
@@ -263,6 +264,17 @@ def test_namespaces_attributes_marks_and_white_space_between_elements_do_not_mat
 )  # fmt: skip
 def test_xml_that_is_no_request_is_told_what_and_where(body, words):
     assert words in problem(XML, body)
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-16", "utf-8", "iso-8859-1", "big5", "utf-7", "idna", "hex", "nonsense"]
+)
+@pytest.mark.parametrize("mark", [codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE], ids=["little", "big"])
+def test_the_mark_counts_and_not_the_encoding_that_xml_claims(encoding, mark):
+    text = f'<?xml version="1.0" encoding="{encoding}"?><r><Application>sed</Application><Instance>officia</Instance></r>'
+    order = "utf-16-le" if mark == codecs.BOM_UTF16_LE else "utf-16-be"
+
+    assert command(XML, mark + text.encode(order)) == OWN
 
 
 LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 20))

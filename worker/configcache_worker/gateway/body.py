@@ -254,8 +254,9 @@ def read_xml(body: bytes) -> Properties:
 
     Namespaces and attributes don't matter. There may be no document type, and with it no entities.
     """
-    # Whatever its declaration says: who writes to a string in .NET and sends it as UTF-8 has one that says UTF-16.
-    elements = _Elements(None if body.startswith(_UTF_16_MARKS) else "utf-8")
+    # Whatever its declaration says: who writes to a string in .NET and sends it as UTF-8 has one that says UTF-16. Nor may a
+    # stranger name the decoder: what Python's odder ones raise is no ExpatError.
+    elements = _Elements("utf-16" if body.startswith(_UTF_16_MARKS) else "utf-8")
     try:
         elements.parser.Parse(body, True)
     except expat.ExpatError as error:
@@ -276,7 +277,7 @@ class _Elements:
     No tree is built, and nothing is deeper than two: so only the body's size bounds need a number.
     """
 
-    def __init__(self, encoding: str | None) -> None:
+    def __init__(self, encoding: str) -> None:
         self.found: dict[str, str] = {}
         self._open: list[str] = []
         self.parser = parser = expat.ParserCreate(encoding, namespace_separator=" ")
@@ -313,7 +314,11 @@ def read_form(body: bytes) -> Properties:
     """``application/x-www-form-urlencoded``: a field for each property."""
     try:
         fields = parse_qsl(
-            body.decode(), keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=16
+            body.decode("utf-8-sig"),
+            keep_blank_values=True,
+            strict_parsing=True,
+            errors="strict",
+            max_num_fields=16,
         )
     except ValueError:
         raise bad_request(

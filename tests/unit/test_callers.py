@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import time
 
@@ -414,16 +415,28 @@ async def test_a_hash_that_was_made_is_matched_by_its_password_alone(passwords):
     assert not await passwords.matches("tje0", made)
 
 
-async def test_nobody_takes_as_long_as_somebody(passwords):
+@pytest.mark.parametrize(
+    "no_hash",
+    [
+        None,
+        "",
+        "!",
+        "$2b$12$R9h/cIPz0gi.URNNX3kh2OPST9/PgBkqquzi.Ss7KIUgO2t0jWMUW",
+        "$argon2id$v=19$m=8,t=1,p=1$$",
+    ],
+    ids=["nobody", "empty", "locked", "bcrypt", "argon2-without-a-hash"],
+)
+async def test_nobody_takes_as_long_as_somebody(passwords, no_hash):
     async def seconds(secret_hash):
         started = time.process_time()
         for _ in range(5):
-            assert not await passwords.matches("wrong", secret_hash)
+            with contextlib.suppress(UnusableHash):
+                assert not await passwords.matches("wrong", secret_hash)
         return time.process_time() - started
 
     heavy = argon2.PasswordHasher(time_cost=2, memory_cost=8_192, parallelism=1).hash("Tje0")
     somebody = await seconds(heavy)
-    nobody = await seconds(None)
+    nobody = await seconds(no_hash)
 
     assert 0.4 < nobody / somebody < 2.5
 

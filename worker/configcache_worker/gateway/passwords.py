@@ -54,7 +54,8 @@ class PasswordChecker:
         """
         Whether *password* is the one that *stored* is the hash of.
 
-        Takes as long where *stored* is None, since nobody has that name: then it is hashed as the last real one was.
+        Takes as long where *stored* is None, since nobody has that name, and where it is no hash: then it is hashed as the
+        last real one was.
 
         Raises:
             Busy: Too many are being compared.
@@ -76,14 +77,27 @@ class PasswordChecker:
 
     def _compare(self, password: str, stored: str | None) -> bool:
         if stored is None:
-            PasswordHasher.from_parameters(self._usual).hash(password)
+            self._pass_the_time(password)
             return False
         try:
-            self._usual = extract_parameters(stored)
-            return PasswordHasher().verify(stored, password)
-        except VerifyMismatchError:
-            return False
+            parameters = extract_parameters(stored)
+            matches = _verified(stored, password)
         except (InvalidHashError, VerificationError, ValueError) as error:
+            # Somebody whose password is locked by a mark in its place would else be known by a quick answer.
+            self._pass_the_time(password)
             raise UnusableHash(
                 "the column secret_hash holds no argon2 hash: it must begin with $argon2id$"
             ) from error
+        self._usual = parameters
+        return matches
+
+    def _pass_the_time(self, password: str) -> None:
+        """Take as long as the last comparison with a real hash."""
+        PasswordHasher.from_parameters(self._usual).hash(password)
+
+
+def _verified(stored: str, password: str) -> bool:
+    try:
+        return PasswordHasher().verify(stored, password)
+    except VerifyMismatchError:
+        return False

@@ -11,7 +11,8 @@ import ssl
 import pytest
 
 from configcache.recording import RecordingPublisher
-from configcache_worker.gateway.asgi import CALL_PATH
+from configcache_worker.gateway.asgi import CALL_PATH, OPENAPI_PATH
+from configcache_worker.gateway.authentication import Refusal
 from configcache_worker.gateway.gateway import Gateway
 from configcache_worker.gateway.server import GatewayServer
 from configcache_worker.observe.health import StartRefused
@@ -209,6 +210,30 @@ async def test_between_two_requests_a_client_may_take_its_time():
         assert (await line.answer())[0] == 204
 
 
+async def test_the_rest_of_a_refused_request_does_not_end_a_connection_early():
+    refusal = Refusal(401, "SoSessionException", "who are you?")
+    async with serving(authenticator=Calls(refusal), receive_timeout_s=0.3) as gateway:
+        line = await gateway.line()
+        line.send(request(b"", length=len(SAMPLE)))
+        await line.answer()
+        line.send(SAMPLE)
+        await asyncio.sleep(0.4)
+        line.send(request())
+
+        assert (await line.answer())[0] == 401
+
+
+async def test_a_client_that_does_not_read_is_not_waited_for_without_end():
+    async with serving(receive_timeout_s=0.1) as gateway:
+        _, writer = await asyncio.open_connection(LOCALHOST, gateway.server.port, limit=1)
+        writer.write(f"GET {OPENAPI_PATH} HTTP/1.1\r\nHost: gateway\r\n\r\n".encode() * 2_000)
+        connections = gateway.server._server.server_state.connections
+        await eventually(lambda: connections)
+
+        await eventually(lambda: not connections)
+        writer.close()
+
+
 class Seen(Calls):
     """Remembers where callers are."""
 
@@ -306,6 +331,25 @@ async def test_a_stop_finishes_what_has_begun_and_takes_nothing_new():
         assert await busy.is_closed()
 
     assert len(slow.commands) == 1
+
+
+async def test_a_stop_does_not_wait_for_the_farewell_of_a_client_that_is_not_there(certificate, monkeypatch):
+    monkeypatch.setattr("configcache_worker.gateway.server._GRACE_S", 0.05)
+    cert, key = certificate
+    context = ssl.create_default_context(cafile=cert)
+
+    def connect(port):
+        connection = context.wrap_socket(
+            socket.create_connection((LOCALHOST, port)), server_hostname="localhost"
+        )
+        connection.sendall(request())
+        connection.recv(4_096)
+        return connection  # kept for later, and not read meanwhile
+
+    async with serving(tls_certificate=cert, tls_key=key) as gateway:
+        with await asyncio.to_thread(connect, gateway.server.port):
+            async with asyncio.timeout(5):
+                assert await gateway.server.stop() == 0
 
 
 async def test_what_a_stop_can_not_wait_for_is_answered_503():

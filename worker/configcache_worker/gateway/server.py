@@ -1,8 +1,8 @@
 """
 The HTTP server: uvicorn within our own event loop, with our signals, our log lines, and bounds for slow clients.
 
-uvicorn bounds neither how long the head of a request may take nor what a client is told whose request is not HTTP. Its
-protocol is extended by both here, and by nothing else.
+uvicorn bounds neither how long the head of a request may take to come nor how long an answer may take to go, and tells a
+client whose request is not HTTP in a shape of its own. Its protocol is extended by these three here, and by nothing else.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from configcache_worker.settings import GatewaySettings
 
 _BACKLOG: Final = 2048
-_GRACE_S: Final = 2.0  # for what is cancelled to be answered
+_GRACE_S: Final = 2.0  # for what is cancelled to be answered, and for connections to close
 
 
 class GatewayServer:
@@ -97,13 +97,32 @@ class GatewayServer:
         return 0
 
     async def _until_idle(self) -> None:
-        """Wait until every connection is closed, and every request of a client that has gone is done."""
+        """Wait until every request is done, also of a client that has gone, and every connection is closed."""
         state = self._server.server_state
-        while state.connections:
-            self._config.connection_ended.clear()
-            await self._config.connection_ended.wait()
-        while state.tasks:
-            await asyncio.wait(set(state.tasks))
+        while state.connections or state.tasks:
+            if state.tasks:
+                await asyncio.wait(set(state.tasks))
+            elif not await self._connection_ends():
+                for connection in list(state.connections):
+                    connection.transport.abort()
+                return
+
+    async def _connection_ends(self) -> bool:
+        """
+        Wait until a connection has ended.
+
+        False if all are closing and none has ended for a while: with TLS a client says farewell too, and one that keeps its
+        connection for later does not read, so it never would.
+        """
+        self._config.connection_ended.clear()
+        connections = self._server.server_state.connections
+        are_closing = all(connection.transport.is_closing() for connection in connections)
+        try:
+            async with asyncio.timeout(_GRACE_S if are_closing else None):
+                await self._config.connection_ended.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _cut_off(self) -> int:
         """Cancel what is still being served; the application answers that. Then drop the connections."""
@@ -160,7 +179,7 @@ class _Config(uvicorn.Config):
             ssl_certfile=_file(settings.tls_certificate),
             ssl_keyfile=_file(settings.tls_key),
         )
-        self.head_timeout_s = settings.receive_timeout_s
+        self.client_timeout_s = settings.receive_timeout_s
         self.connection_ended = asyncio.Event()
 
 
@@ -169,20 +188,33 @@ def _file(name: str) -> Path | None:
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's, which waits for no head of a request for ever, and answers in our shape to what is not HTTP."""
+    """uvicorn's, which waits for no client for ever, and answers in our shape to what is not HTTP."""
 
     _head_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # So that all that can't be sent at once is known, and not only that which is much.
+        transport.set_write_buffer_limits(high=1)
         self._watch_head()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self._watch_head()
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        # Aborted: to close it would wait for the client again.
+        self._write_timer = self.loop.call_later(self._own_config.client_timeout_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        self._forget_write()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_head()
+        self._forget_write()
         super().connection_lost(exc)
         self._own_config.connection_ended.set()
 
@@ -210,12 +242,28 @@ class _Protocol(H11Protocol):
         """Wait for a request's head, once something of it may be missing; or no more, since it has come."""
         if self.transport.is_closing() or self.conn.our_state not in {h11.IDLE, h11.DONE}:
             self._forget_head()
+        elif self._is_between_requests:
+            # What has come was the rest of a request that was answered before. uvicorn keeps the time from an answer on.
+            self._forget_head()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
         elif self._head_timer is None:
             self._head_timer = self.loop.call_later(
-                self._own_config.head_timeout_s, self.timeout_keep_alive_handler
+                self._own_config.client_timeout_s, self.timeout_keep_alive_handler
             )
+
+    @property
+    def _is_between_requests(self) -> bool:
+        has_served = self.cycle is not None
+        return has_served and self.conn.our_state is h11.IDLE and not self.conn.trailing_data[0]
 
     def _forget_head(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def _forget_write(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None

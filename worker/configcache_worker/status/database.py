@@ -87,7 +87,7 @@ async def _outbox(overview: Overview, schema: str, database: Database) -> Outbox
     if not backlog.rows:
         return Outbox(0, "exact", None)
     rows_are: Exactness = "exact" if backlog.rows < MOST_COUNTED else "estimate"
-    return Outbox(backlog.rows, rows_are, round(max(backlog.oldest_s, 0.0), 1))
+    return Outbox(backlog.rows, rows_are, round(max(backlog.oldest_s, 0.0), 3))
 
 
 async def _cache(overview: Overview, layout: TableLayout, database: Database) -> Cache | Unseen:

@@ -6,7 +6,6 @@ import asyncio
 import io
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -43,6 +42,7 @@ from tests.commands import published
 from tests.conftest import available
 from tests.letters import FOR_42, FOR_ALL, NO_ASSOCIATE, NOW_MS, UNREADABLE, buried, plant
 from tests.proxy import Proxy
+from tests.terminals import open_terminal
 from tests.users import user
 from tests.waiting import eventually
 
@@ -605,7 +605,7 @@ def test_discard_does_not_go_on_where_nobody_can_be_asked(run, url, monkeypatch)
 @pytest.mark.parametrize(("answer", "left"), [(b"yes\n", 0), (b"y\n", 1), (b"\n", 1)])
 def test_discard_asks_on_a_terminal_and_takes_nothing_but_yes_for_a_yes(run, url, monkeypatch, answer, left):
     planted(url, NO_ASSOCIATE)
-    keyboard, terminal = pty.openpty()
+    keyboard, terminal = open_terminal()
     with os.fdopen(keyboard, "wb", buffering=0) as typing, os.fdopen(terminal) as stdin:
         monkeypatch.setattr(sys, "stdin", stdin)
         typing.write(answer)

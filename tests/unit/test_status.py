@@ -6,7 +6,6 @@ import dataclasses
 import io
 import json
 import os
-import pty
 import select
 import signal
 import subprocess
@@ -31,6 +30,7 @@ from configcache_worker.status.sights import (
     System,
     Unseen,
 )
+from tests.terminals import open_terminal
 
 WELL = System(
     at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
@@ -238,7 +238,7 @@ def read_until(terminal, words, *, timeout_s=20.0):
 
 
 def test_ctrl_c_ends_the_watch_with_0_and_gives_the_terminal_back():
-    terminal, slave = pty.openpty()
+    terminal, slave = open_terminal()
     with start_watching(stdin=slave, stdout=slave) as process:
         os.close(slave)
         shown = read_until(terminal, b"Ctrl-C ends")

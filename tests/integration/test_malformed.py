@@ -195,7 +195,7 @@ async def test_headers_that_leave_no_room_for_a_reason_go_as_they_are(undisturbe
 
 
 async def test_poison_that_comes_faster_than_it_is_buried_is_buried_once(new_system):
-    async with new_system(start_worker=False, worker={"max_held_bytes": 2 * 1024 * 1024}) as system:
+    async with new_system(start_worker=False, worker={"max_held_bytes": 16 * 1024 * 1024}) as system:
         bodies = [str(number).encode() + b" " * 100_000 for number in range(300)]
         await system.publish_raw(*bodies)
         await system.fill([("WebClient", "Web", 42, "Contact")])

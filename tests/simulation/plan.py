@@ -176,7 +176,8 @@ def clear(scope: Scope, *, padding: int = 0, returns: int = 0) -> Parcel:
 
 
 def _make_poison(rng: random.Random, returns: int) -> Parcel:
-    padding = b" " * rng.choice([0, 0, 150])
+    # Up to an eighth of the smallest bound of what is held. In reality it is less than a twelfth.
+    padding = b" " * rng.choice([0, 0, 56])
     narrow = b'{"Application":"WebClient","Instance":"Web"}'
     good = b'{"Application": "WebClient", "Instance": "Web", "AssociateId": 1}'
     kind = rng.randrange(6)

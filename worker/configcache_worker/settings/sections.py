@@ -205,9 +205,10 @@ class WorkerSettings(Section):
     chunk_rows: int = Field(5_000, ge=100, description="Most rows deleted in one transaction.")
     max_held_bytes: int = Field(
         33_554_432,
-        ge=1_048_576,
+        # Half of it is for what comes in the few reads after reading should have stopped, a message of 1 MiB in each.
+        ge=16_777_216,
         description="Most bytes of malformed messages held while they can't be dead-lettered. "
-        "With more, the worker takes nothing until one could be.",
+        "Reading stops at half of it; if none can be then, the worker takes nothing until one could be.",
     )
     drain_timeout_s: Seconds = Field(
         20,

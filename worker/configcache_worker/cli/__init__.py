@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import os
 import signal
 import sys
 import textwrap
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, Protocol
 
 from configcache_worker.observe.build import DISTRIBUTION
@@ -109,19 +111,33 @@ def load_settings(args: argparse.Namespace, *sections: str) -> Settings:
         raise WrongUsage(str(error)) from error
 
 
-def start_traces(settings: Settings, *, service: str) -> Traces | None:
+@contextlib.contextmanager
+def observed(settings: Settings, *, service: str) -> Iterator[Traces | None]:
     """
-    What sends the spans of a verb, if the settings want any; to be stopped at the end.
+    Let a verb that goes on write its log and send its spans as the section ``telemetry`` of *settings* asks.
 
     Args:
-        settings: With the section ``telemetry``.
-        service: What to call the process, where OpenTelemetry's own variables do not.
+        settings: With that section.
+        service: What to call the process in traces, where OpenTelemetry's own variables do not.
 
     Raises:
-        WrongUsage: The extra is missing, or a variable of OpenTelemetry is wrong.
+        WrongUsage: Traces are wanted, and the extra is missing or a variable of OpenTelemetry is wrong.
     """
-    if not settings.telemetry.traces:
-        return None
+    from configcache_worker.observe import logs
+
+    telemetry = settings.telemetry
+    traces = _start_traces(service) if telemetry.traces else None
+    try:
+        logs.configure(
+            telemetry.log_format, telemetry.log_level, fields=traces.log_fields if traces else None
+        )
+        yield traces
+    finally:
+        if traces is not None:
+            traces.stop()
+
+
+def _start_traces(service: str) -> Traces:
     try:
         from configcache_worker.observe.traces import Traces
 

@@ -13,8 +13,8 @@ from configcache_worker.cli import (
     collect_rarely,
     load_settings,
     manual,
+    observed,
     say,
-    start_traces,
     until_stopped,
 )
 
@@ -77,32 +77,23 @@ def run(args: argparse.Namespace) -> int:
     import structlog
 
     from configcache_worker.app import StartRefused, build_gateway
-    from configcache_worker.observe import logs
 
-    traces = start_traces(settings, service="configcache-gateway")
-    logs.configure(
-        settings.telemetry.log_format,
-        settings.telemetry.log_level,
-        fields=traces.log_fields if traces else None,
-    )
-    collect_rarely()
-    try:
-        asyncio.run(until_stopped(build_gateway(settings, traces=traces)))
-    except StartRefused as refusal:
-        structlog.stdlib.get_logger().error(
-            "gateway.refused_start",
-            error=str(refusal),
-            consequence="it can't start like this, and does not try again",
-        )
-        return 1
-    except Exception:  # any part of the gateway may have died; the log line is what an operator gets
-        structlog.stdlib.get_logger().exception(
-            "gateway.died", consequence="requests that had begun got no answer; start the gateway again"
-        )
-        return 1
-    finally:
-        if traces is not None:
-            traces.stop()
+    with observed(settings, service="configcache-gateway") as traces:
+        collect_rarely()
+        try:
+            asyncio.run(until_stopped(build_gateway(settings, traces=traces)))
+        except StartRefused as refusal:
+            structlog.stdlib.get_logger().error(
+                "gateway.refused_start",
+                error=str(refusal),
+                consequence="it can't start like this, and does not try again",
+            )
+            return 1
+        except Exception:  # any part of the gateway may have died; the log line is what an operator gets
+            structlog.stdlib.get_logger().exception(
+                "gateway.died", consequence="requests that had begun got no answer; start the gateway again"
+            )
+            return 1
     return 0
 
 

@@ -9,7 +9,7 @@ from configcache_worker.cli import (
     add_config_option,
     load_settings,
     manual,
-    start_traces,
+    observed,
     until_stopped,
 )
 
@@ -54,29 +54,20 @@ def run(args: argparse.Namespace) -> int:
     import structlog
 
     from configcache_worker.app import StartRefused, build_relay
-    from configcache_worker.observe import logs
 
-    traces = start_traces(settings, service="configcache-relay")
-    logs.configure(
-        settings.telemetry.log_format,
-        settings.telemetry.log_level,
-        fields=traces.log_fields if traces else None,
-    )
-    try:
-        asyncio.run(until_stopped(build_relay(settings, traces=traces)))
-    except StartRefused as refusal:
-        structlog.stdlib.get_logger().error(
-            "relay.refused",
-            error=str(refusal),
-            consequence="it can't start like this, and does not try again",
-        )
-        return 1
-    except Exception:  # any part of the relay may have died; the log line is what an operator gets
-        structlog.stdlib.get_logger().exception(
-            "relay.died", consequence="what was not published is in the outbox; start the relay again"
-        )
-        return 1
-    finally:
-        if traces is not None:
-            traces.stop()
+    with observed(settings, service="configcache-relay") as traces:
+        try:
+            asyncio.run(until_stopped(build_relay(settings, traces=traces)))
+        except StartRefused as refusal:
+            structlog.stdlib.get_logger().error(
+                "relay.refused",
+                error=str(refusal),
+                consequence="it can't start like this, and does not try again",
+            )
+            return 1
+        except Exception:  # any part of the relay may have died; the log line is what an operator gets
+            structlog.stdlib.get_logger().exception(
+                "relay.died", consequence="what was not published is in the outbox; start the relay again"
+            )
+            return 1
     return 0

@@ -10,7 +10,7 @@ from configcache_worker.cli import (
     collect_rarely,
     load_settings,
     manual,
-    start_traces,
+    observed,
     until_stopped,
 )
 
@@ -50,30 +50,22 @@ def run(args: argparse.Namespace) -> int:
     import structlog
 
     from configcache_worker.app import StartRefused, build_worker
-    from configcache_worker.observe import logs
 
-    traces = start_traces(settings, service="configcache-worker")
-    logs.configure(
-        settings.telemetry.log_format,
-        settings.telemetry.log_level,
-        fields=traces.log_fields if traces else None,
-    )
-    collect_rarely()
-    try:
-        asyncio.run(until_stopped(build_worker(settings, traces=traces)))
-    except StartRefused as refusal:
-        structlog.stdlib.get_logger().error(
-            "worker.refused",
-            error=str(refusal),
-            consequence="it can't start like this, and does not try again",
-        )
-        return 1
-    except Exception:  # any part of the worker may have died; the log line is what an operator gets
-        structlog.stdlib.get_logger().exception(
-            "worker.died", consequence="what was not settled stays with the broker; start the worker again"
-        )
-        return 1
-    finally:
-        if traces is not None:
-            traces.stop()
+    with observed(settings, service="configcache-worker") as traces:
+        collect_rarely()
+        try:
+            asyncio.run(until_stopped(build_worker(settings, traces=traces)))
+        except StartRefused as refusal:
+            structlog.stdlib.get_logger().error(
+                "worker.refused",
+                error=str(refusal),
+                consequence="it can't start like this, and does not try again",
+            )
+            return 1
+        except Exception:  # any part of the worker may have died; the log line is what an operator gets
+            structlog.stdlib.get_logger().exception(
+                "worker.died",
+                consequence="what was not settled stays with the broker; start the worker again",
+            )
+            return 1
     return 0

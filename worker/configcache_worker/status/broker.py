@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote, urlsplit
@@ -12,7 +11,7 @@ from configcache.topology import COMMAND_QUEUE, DEAD_LETTER_QUEUE
 from configcache_worker.letters import looking as dead_letters
 from configcache_worker.rabbitmq.inspection import Counts, Inspection, QueueMissing
 from configcache_worker.settings import BrokerSettings
-from configcache_worker.status.sights import Broker, Commands, Letters, Unseen
+from configcache_worker.status.sights import Broker, Commands, Letters, Unseen, obstacle_to
 
 MOST_LETTERS: Final = 1_000
 """So many dead letters are looked at for their reasons, the first in the queue."""
@@ -42,14 +41,8 @@ async def look(
             whoever looks at letters holds them for a moment, and keeps them from somebody who would mend them.
     """
     seen = Sights()
-    obstacle = Unseen("")
-    try:
-        async with asyncio.timeout(patience_s):
-            await _look(broker, seen, patience_s, known)
-    except TimeoutError:
-        obstacle = Unseen(f"no answer in {patience_s:g} s", is_fault=True)
-    except BrokerUnavailable as error:
-        obstacle = Unseen(str(error), is_fault=True)
+    looking = _look(broker, seen, patience_s, known)
+    obstacle = await obstacle_to(looking, patience_s=patience_s, fault=BrokerUnavailable)
     unasked = Unseen("the broker does not answer" if seen.broker is None else obstacle.why)
     return seen.broker or obstacle, seen.commands or unasked, seen.letters or unasked
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -14,7 +13,15 @@ from configcache_worker.postgres.connection import TimeLimits, host_of
 from configcache_worker.postgres.overview import Leases, Overview
 from configcache_worker.postgres.statements import TableLayout
 from configcache_worker.settings import CacheSettings, DatabaseSettings
-from configcache_worker.status.sights import Cache, Database, DatabaseState, Exactness, Outbox, Unseen
+from configcache_worker.status.sights import (
+    Cache,
+    Database,
+    DatabaseState,
+    Exactness,
+    Outbox,
+    Unseen,
+    obstacle_to,
+)
 
 _INSUFFICIENT_PRIVILEGE: Final = "42501"
 _READ_ONLY: Final = "25006"
@@ -41,14 +48,8 @@ async def look(
     Never fails: what can't be seen says why.
     """
     seen = Sights()
-    obstacle = Unseen("")
-    try:
-        async with asyncio.timeout(patience_s):
-            await _look(database, cache, seen, patience_s)
-    except TimeoutError:
-        obstacle = Unseen(f"no answer in {patience_s:g} s", is_fault=True)
-    except TableFault as fault:
-        obstacle = Unseen(str(fault), is_fault=True)
+    looking = _look(database, cache, seen, patience_s)
+    obstacle = await obstacle_to(looking, patience_s=patience_s, fault=TableFault)
     unasked = Unseen("the database does not answer" if seen.database is None else obstacle.why)
     return seen.database or obstacle, seen.cache or unasked, seen.outbox or unasked
 

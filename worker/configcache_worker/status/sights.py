@@ -6,7 +6,8 @@ The names of the fields are the keys of the JSON document: they are stable. Numb
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeAlias
@@ -107,3 +108,25 @@ class System:
     database: Database | Unseen
     cache: Cache | Unseen
     outbox: Outbox | Unseen
+
+
+async def obstacle_to(look: Awaitable[None], *, patience_s: float, fault: type[Exception]) -> Unseen:
+    """
+    Let *look* see what it can within *patience_s*.
+
+    Args:
+        look: Keeps what it sees somewhere else, bit by bit.
+        patience_s: Longest time for it.
+        fault: What it raises when the server fails it.
+
+    Returns:
+        Why it saw no more. Without a reason if nothing was in its way.
+    """
+    try:
+        async with asyncio.timeout(patience_s):
+            await look
+    except TimeoutError:
+        return Unseen(f"no answer in {patience_s:g} s", is_fault=True)
+    except fault as error:
+        return Unseen(str(error), is_fault=True)
+    return Unseen("")

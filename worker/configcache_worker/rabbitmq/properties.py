@@ -172,9 +172,7 @@ def fields(table: bytes) -> Iterator[tuple[bytes, bytes]]:
         MalformedTable: A field reaches over the end, or has an unknown type.
     """
     try:
-        end = _LENGTH.size + _LENGTH.unpack_from(table)[0]
-        if end > len(table):
-            raise MalformedTable("truncated")
+        end = _end(table)
         position = _LENGTH.size
         while position < end:
             value_at = position + 1 + table[position]
@@ -183,6 +181,14 @@ def fields(table: bytes) -> Iterator[tuple[bytes, bytes]]:
             position = value_end
     except (struct.error, IndexError) as error:
         raise MalformedTable("truncated") from error
+
+
+def _end(encoded: bytes) -> int:
+    """Where a table or an array ends, by the length that it begins with."""
+    end: int = _LENGTH.size + _LENGTH.unpack_from(encoded)[0]
+    if end > len(encoded):
+        raise MalformedTable("truncated")
+    return end
 
 
 def items(array: bytes) -> Iterator[bytes]:
@@ -196,9 +202,7 @@ def items(array: bytes) -> Iterator[bytes]:
         MalformedTable: A value reaches over the end, or has an unknown type.
     """
     try:
-        end = _LENGTH.size + _LENGTH.unpack_from(array)[0]
-        if end > len(array):
-            raise MalformedTable("truncated")
+        end = _end(array)
         position = _LENGTH.size
         while position < end:
             value_end = _value_end(array, position, end)

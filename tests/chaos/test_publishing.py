@@ -9,6 +9,7 @@ import pytest
 from configcache import ClearConfigurationCache, Publisher, PublishError, RetryPolicy
 from tests.commands import arrived, declare
 from tests.proxy import Proxy
+from tests.waiting import eventually
 
 TIMEOUT_S = 3.0
 
@@ -61,8 +62,8 @@ async def test_what_was_reported_confirmed_is_in_the_queue(vhost, rabbitmq, scal
         publishing = asyncio.gather(*(account.publish(numbers) for _ in range(200)))
         cutting = asyncio.create_task(cut_at_random(line, rng))
         for part in range(1, scale(5, in_suite=1)):
-            while len(account.confirmed) < part * count / 5:
-                await asyncio.sleep(0.01)
+            share = part * count / 5
+            await eventually(lambda share=share: len(account.confirmed) >= share, timeout_s=300)
             await asyncio.to_thread(rabbitmq.restart if part % 2 else rabbitmq.kill)
             await asyncio.to_thread(rabbitmq.start)
         await publishing

@@ -11,6 +11,7 @@ from configcache.topology import COMMAND_QUEUE, DEAD_LETTER_QUEUE
 from configcache_worker.local.ports import LOOPBACK
 from tests.commands import declare
 from tests.unit.test_observability import OF_RABBITMQ, SCRAPES
+from tests.waiting import eventually
 
 
 async def test_the_broker_tells_depth_and_consumers_of_both_queues(managed, broker_metrics_port):
@@ -21,9 +22,10 @@ async def test_the_broker_tells_depth_and_consumers_of_both_queues(managed, brok
     )
     wanted = {(name, queue) for name in OF_RABBITMQ for queue in (COMMAND_QUEUE, DEAD_LETTER_QUEUE)}
 
-    async with asyncio.timeout(20):  # a queue shows up with its first report
-        while not wanted <= await told(url):
-            await asyncio.sleep(0.1)
+    async def are_told():
+        return wanted <= await told(url)
+
+    assert await eventually(are_told)  # a queue shows up with its first report
 
 
 async def told(url):

@@ -66,6 +66,9 @@ async def test_of_many_at_once_those_without_a_queue_are_told_from_the_others(br
 async def test_what_may_be_lost_is_confirmed_without_a_queue(broker_url):
     async with session_to(broker_url) as session:
         await publish(session, routing_key="nobody's", mandatory=False)
+        await publish(session, b"routed")
+
+    assert [message.body for message in await published(broker_url)] == [b"routed"]
 
 
 @pytest.mark.parametrize("size", [0, 1, 131_064, 131_065, 400_000])

@@ -20,6 +20,7 @@ from configcache_worker.app import build_relay
 from tests.chaos.load import delete_queue
 from tests.commands import declare, published
 from tests.docs.documents import PROJECT
+from tests.waiting import eventually
 
 EXAMPLES = PROJECT / "examples"
 ALL = ClearConfigurationCache.for_all("WebClient", "Web")
@@ -115,6 +116,9 @@ async def test_a_web_service_keeps_one_publisher_for_its_life(vhost, monkeypatch
 # SQL
 
 
+NOTHING_WAITS = "SELECT NOT EXISTS (SELECT FROM configuration_cache_outbox)"
+
+
 async def test_a_watched_table_clears_the_cache_without_anybody_asking(new_system):
     example = (EXAMPLES / "externalapplication.sql").read_text()
     rows = [("WebClient", "Web", associate, "Panel") for associate in (1, 2)]
@@ -127,9 +131,7 @@ async def test_a_watched_table_clears_the_cache_without_anybody_asking(new_syste
         async def clears(change):
             await system.fill([*rows, ("WebClient", "Mobile", 1, "Panel")])
             await connection.execute(change)
-            async with asyncio.timeout(15):
-                while await connection.fetchval("SELECT count(*) FROM configuration_cache_outbox"):
-                    await asyncio.sleep(0.01)
+            await eventually(lambda: connection.fetchval(NOTHING_WAITS))
             await system.settled()
             left = await system.rows()
             assert ("WebClient", "Mobile", 1, "Panel") in left

@@ -204,7 +204,7 @@ async def test_between_two_requests_a_client_may_take_its_time():
         line = await gateway.line()
         line.send(request())
         await line.answer()
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.4)  # what must not happen would have happened by then
         line.send(request())
 
         assert (await line.answer())[0] == 204
@@ -217,7 +217,7 @@ async def test_the_rest_of_a_refused_request_does_not_end_a_connection_early():
         line.send(request(b"", length=len(SAMPLE)))
         await line.answer()
         line.send(SAMPLE)
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.4)  # as above
         line.send(request())
 
         assert (await line.answer())[0] == 401

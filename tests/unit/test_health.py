@@ -60,7 +60,7 @@ async def test_alive_while_the_loop_turns(server):
 
 
 def test_a_loop_that_does_not_turn_is_not_alive():
-    started, port, release = threading.Event(), [], threading.Event()
+    started, port, release, answered = threading.Event(), [], threading.Event(), threading.Event()
 
     async def serve():
         server = HealthServer("127.0.0.1", 0, readiness=Worker().readiness)
@@ -68,7 +68,7 @@ def test_a_loop_that_does_not_turn_is_not_alive():
         port.append(server.port)
         started.set()
         release.wait(10)  # what no coroutine may do: nothing else runs meanwhile
-        await asyncio.sleep(0.2)
+        await asyncio.to_thread(answered.wait, 10)
         await server.stop()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
@@ -82,6 +82,7 @@ def test_a_loop_that_does_not_turn_is_not_alive():
         probe.settimeout(5)
 
         assert probe.recv(100).startswith(b"HTTP/1.1 200 ")
+    answered.set()
     thread.join()
 
 

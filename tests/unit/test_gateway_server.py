@@ -333,6 +333,20 @@ async def test_a_stop_finishes_what_has_begun_and_takes_nothing_new():
     assert len(slow.commands) == 1
 
 
+async def test_a_connection_accepted_in_the_moment_of_the_stop_is_closed():
+    async with serving() as served:
+        with socket.create_connection((LOCALHOST, served.server.port)) as client:
+            client.setblocking(False)
+            # In the first turn of the loop it is accepted, in the second set up; the stop comes between.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+            await served.server.stop()
+
+            async with asyncio.timeout(5):
+                assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
+
+
 async def test_a_stop_does_not_wait_for_the_farewell_of_a_client_that_is_not_there(certificate, monkeypatch):
     monkeypatch.setattr("configcache_worker.gateway.server._GRACE_S", 0.05)
     cert, key = certificate

@@ -82,6 +82,10 @@ class GatewayServer:
         if self._socket is None or self._ticking is None:
             return 0
         listening, self._socket = self._socket, None
+        # asyncio forgets, unclosed, what it has accepted but not yet set up when its server closes (python/cpython#109564):
+        # so accept nothing more, and let it set up what it has.
+        asyncio.get_running_loop().remove_reader(listening)
+        await asyncio.sleep(0)
         for server in self._server.servers:
             server.close()
         listening.close()

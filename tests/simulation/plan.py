@@ -117,7 +117,11 @@ def make_plan(rng: random.Random) -> Plan:
             max_held_bytes=max_held_bytes,
         ),
         weather=_make_weather(rng),
-        parcels=tuple(_make_parcel(rng) for _ in range(rng.choice([5, 20, 60]))),
+        # Where no letter is taken, so much poison that it would not be held without a bound.
+        parcels=tuple(
+            _make_parcel(rng, poison=0.6 if trouble == "letters" else 0.2)
+            for _ in range(rng.choice([5, 20, 60]))
+        ),
         items=rng.choice([1, 1, 3, 60]) if trouble == "size" else rng.choice([1, 1, 3]),
         filled=rng.choice([0.3, 1.0]),
         storm_s=rng.choice([0.5, 3.0, 10.0]),
@@ -153,9 +157,9 @@ def _make_weather(rng: random.Random) -> Weather:
     )
 
 
-def _make_parcel(rng: random.Random) -> Parcel:
+def _make_parcel(rng: random.Random, *, poison: float) -> Parcel:
     returns = rng.choice([0, 0, 0, 0, 9, 12, 19])
-    if rng.random() < 0.2:
+    if rng.random() < poison:
         return _make_poison(rng, returns)
     application, instance = rng.choice(APPLICATIONS), rng.choice(INSTANCES)
     if rng.random() < 0.15:
